@@ -70,9 +70,9 @@ class Asset(_Pinned):
     hub: Hub | None = None
 
 
-def load_assets(path: Path = Path(__file__).with_name("assets.toml")) -> dict[str, Asset]:
+def load_assets() -> dict[str, Asset]:
     """Read the declared assets, by name."""
-    declared = tomllib.loads(path.read_text(encoding="utf-8"))
+    declared = tomllib.loads(Path(__file__).with_name("assets.toml").read_text(encoding="utf-8"))
     return {name: Asset(**fields) for name, fields in declared.items()}
 
 
@@ -177,9 +177,7 @@ def _from_hub(asset: Asset, ready: Path, scratch: Path) -> None:
     _announce(asset, "the model hub")
     for file in asset.files:
         try:
-            hf_hub_download(
-                asset.hub.repo, file.name, revision=asset.hub.revision, local_dir=ready
-            )
+            hf_hub_download(asset.hub.repo, file.name, revision=asset.hub.revision, local_dir=ready)
         except Exception as error:  # the hub's client raises errors of many libraries
             cause = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise AssetError(f"model hub {asset.hub.repo}: {cause}") from error

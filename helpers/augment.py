@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from textblob.en.taggers import PatternTagger
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers.profile import Augmentation
 

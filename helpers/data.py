@@ -6,12 +6,14 @@ import re
 import unicodedata
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, disable_progress_bars
 from transformers import PreTrainedTokenizerBase
 
 from helpers.assets import fetch_asset
 from helpers.augment import MASK
 from helpers.profile import Data
+
+disable_progress_bars()  # of seconds' work; they would litter the notebooks
 
 LABELS = ("negative", "positive")
 SPLITS = ("train", "dev", "test")
@@ -60,19 +62,23 @@ def split_by_hash(
     """Split (sentence, label) pairs by a hash of the normalised sentence.
 
     A sentence falls into the same split whatever else is in the data. Of sentences that are the
-    same once normalised the first is kept; where their labels disagree, none is.
+    same once normalised the first is kept; where their labels disagree, none is. Within a split
+    the order is that of the hashes, which is as good as shuffled.
     """
     groups: dict[str, list[tuple[str, int]]] = {}
     for sentence, label in labelled:
         groups.setdefault(normalised(sentence), []).append((sentence, label))
+    placed = sorted(
+        (int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64, members[0])
+        for key, members in groups.items()
+        if key and len({label for _, label in members}) == 1
+    )
     splits: dict[str, list[tuple[str, int]]] = {name: [] for name in SPLITS}
-    for key, members in groups.items():
-        if key and len({label for _, label in members}) == 1:
-            place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
-            name = "test" if place < test_share else "train"
-            if test_share <= place < test_share + dev_share:
-                name = "dev"
-            splits[name].append(members[0])
+    for place, row in placed:
+        name = "test" if place < test_share else "train"
+        if test_share <= place < test_share + dev_share:
+            name = "dev"
+        splits[name].append(row)
     return splits
 
 
@@ -90,4 +96,4 @@ def tokenize(
             sentences, truncation=True, max_length=max_length, return_token_type_ids=False
         )
 
-    return data.map(encode, batched=True, desc="tokenising", load_from_cache_file=False)
+    return data.map(encode, batched=True, load_from_cache_file=False)

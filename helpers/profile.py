@@ -56,13 +56,17 @@ class Architecture(_Section):
 
 
 class Training(_Section):
-    """Hyperparameters of one fine-tuning or distillation; `warmup` is a share of the steps."""
+    """Hyperparameters of one fine-tuning or distillation.
+
+    `warmup` is a share of the steps; `dropout` replaces the model's own where it is given.
+    """
 
     epochs: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
 
 
 class Data(_Section):

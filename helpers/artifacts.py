@@ -1,0 +1,149 @@
+"""Where a run's results lie, who makes each, and whether what lies there fits the profile.
+
+Everything goes to `artifacts/<profile>/`. A file or folder is written aside and renamed, so that
+its name stands for a whole artefact; `manifest.json` records what each was made with: a digest of
+the settings, of the artefacts it was made from, and of its own content.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+
+from helpers.assets import sha256
+from helpers.profile import ROOT, Profile
+
+
+class Recipe(NamedTuple):
+    """What an artefact is made by and from: a change in any of it makes the artefact stale."""
+
+    notebook: str
+    settings: tuple[str, ...]  # parts of the profile
+    inputs: tuple[str, ...] = ()  # other artefacts
+
+
+_TEACHER, _STUDENT = "01_finetune_teacher", "02_distill_student"
+_EXPORT, _INT8, _BENCHMARK = "03_export_onnx", "04_quantize_int8", "05_benchmark_cpu"
+_INT8_STUDENTS = ("student_int8.onnx", "student_int8_dynamic.onnx", "student_int8_openvino.xml")
+
+RECIPES = {
+    "teacher": Recipe(_TEACHER, ("seed", "max_length", "data", "teacher")),
+    "predictions_01.npz": Recipe(_TEACHER, (), ("teacher",)),
+    "transfer.parquet": Recipe(_STUDENT, ("augmentation",), ("teacher",)),
+    "student_gold": Recipe(_STUDENT, ("seed", "max_length", "data", "student")),
+    "student": Recipe(_STUDENT, ("student",), ("transfer.parquet",)),
+    "predictions_02.npz": Recipe(_STUDENT, (), ("student_gold", "student")),
+    "student.onnx": Recipe(_EXPORT, (), ("student",)),
+    "baseline.onnx": Recipe(_EXPORT, ("seed", "baseline")),
+    "predictions_03.npz": Recipe(_EXPORT, (), ("student.onnx",)),
+    **{name: Recipe(_INT8, ("quantization",), ("student.onnx",)) for name in _INT8_STUDENTS},
+    "baseline_int8.onnx": Recipe(_INT8, (), ("baseline.onnx",)),
+    "predictions_04.npz": Recipe(_INT8, (), _INT8_STUDENTS),
+    "benchmark.json": Recipe(
+        _BENCHMARK, ("benchmark",), ("teacher", "student_gold", *_INT8_STUDENTS)
+    ),
+}
+
+
+class ArtifactError(RuntimeError):
+    """An artefact is missing or was made with other settings; names the notebook to run."""
+
+
+class Artifacts:
+    """The artefacts of one profile."""
+
+    def __init__(self, profile: Profile, *, root: Path = ROOT / "artifacts"):
+        self.profile = profile
+        self.folder = root / profile.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, name: str) -> Path:
+        """Where the artefact called `name` lies, or will."""
+        return self.folder / name
+
+    def require(self, *names: str) -> None:
+        """Check that artefacts exist and were made with this profile's settings and inputs.
+
+        Raises:
+            ArtifactError: the first one that does not fit, with the notebook to run again.
+        """
+        for name in names:
+            if fault := self._fault(name, self._manifest()):
+                raise ArtifactError(fault)
+
+    def fits(self, name: str) -> bool:
+        """Whether an artefact exists and was made with this profile's settings and inputs."""
+        return self._fault(name, self._manifest()) is None
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Give a path beside the artefact's to write to; rename it on success, or remove it.
+
+        The scratch path lies in a folder of its own and keeps the artefact's file name.
+        """
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".writing-") as scratch:
+            aside = Path(scratch, name)
+            yield aside
+            with FileLock(self.folder / ".manifest.lock"):
+                manifest = self._manifest()
+                manifest.pop(name, None)
+                self._write_manifest(manifest)
+                for made in Path(scratch).iterdir():  # an OpenVINO model is two files
+                    final = self.path(made.name)
+                    if final.is_dir():
+                        shutil.rmtree(final)
+                    made.replace(final)
+                self._write_manifest(manifest | {name: self._entry(name, manifest)})
+
+    def _fault(self, name: str, manifest: dict[str, dict]) -> str | None:
+        recipe, entry = RECIPES[name], manifest.get(name)
+        shown = f"artifacts/{self.profile.name}/{name}"
+        remedy = (
+            f"run notebooks/{recipe.notebook}.ipynb first "
+            f"(make run PROFILE={self.profile.name} FROM={recipe.notebook[:2]})"
+        )
+        if entry is None or not self.path(name).exists():
+            return f"{shown} is missing: {remedy}"
+        if entry["settings"] != self._settings(recipe):
+            return f"{shown} was made with other settings: {remedy}"
+        for needed in recipe.inputs:
+            if fault := self._fault(needed, manifest):
+                return fault
+            if entry["inputs"][needed] != manifest[needed]["content"]:
+                return f"{shown} was made from another {needed}: {remedy}"
+        return None
+
+    def _entry(self, name: str, manifest: dict[str, dict]) -> dict:
+        recipe = RECIPES[name]
+        return {
+            "settings": self._settings(recipe),
+            "inputs": {needed: manifest[needed]["content"] for needed in recipe.inputs},
+            "content": _digest(self.path(name)),
+        }
+
+    def _settings(self, recipe: Recipe) -> str:
+        settings = self.profile.model_dump(mode="json", include=set(recipe.settings))
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def _manifest(self) -> dict[str, dict]:
+        path = self.path("manifest.json")
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _write_manifest(self, manifest: dict[str, dict]) -> None:
+        aside = self.path(".manifest.json.new")
+        aside.write_text(json.dumps(manifest, indent=2) + "\n")
+        aside.replace(self.path("manifest.json"))
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and sums of the files in a folder."""
+    if path.is_file():
+        return sha256(path)
+    lines = [f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir()) if file.is_file()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

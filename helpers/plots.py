@@ -1,0 +1,159 @@
+"""Figures: one palette, the same colour for the same model everywhere, units on every axis."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from helpers.metrics import Accuracy
+
+# Okabe and Ito's palette, told apart with every common form of colour blindness
+_PALETTE = {
+    "baseline": "#000000",
+    "teacher": "#0072B2",
+    "student": "#D55E00",
+    "other": "#009E73",
+    "blog": "#999999",
+}
+STYLE = {
+    "figure.figsize": (7.2, 3.6),
+    "figure.dpi": 100,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 10,
+}
+
+
+def _figure(**settings):
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(layout="constrained", **settings)
+    return figure, axes
+
+
+def plot_lengths(lengths: Sequence[int], *, cut: int) -> Figure:
+    """Histogram of sentence lengths in word pieces, with the length at which they are cut."""
+    figure, axes = _figure()
+    axes.hist(lengths, bins=np.arange(0, max(*lengths, cut) + 2, 2), color=_PALETTE["other"])
+    axes.axvline(cut, color=_PALETTE["baseline"], linestyle="--", label=f"cut at {cut}")
+    axes.set(xlabel="length (word pieces)", ylabel="sentences")
+    axes.legend()
+    return figure
+
+
+def plot_learning_curve(history: Sequence[Mapping[str, float]], *, ylabel: str) -> Figure:
+    """Training loss against the share of an epoch, from `trainer.state.log_history`."""
+    points = [(entry["epoch"], float(entry["loss"])) for entry in history if "loss" in entry]
+    figure, axes = _figure()
+    axes.plot(*zip(*points, strict=True), marker="o", color=_PALETTE["teacher"])
+    axes.set(xlabel="epoch", ylabel=ylabel, ylim=(0, None))
+    return figure
+
+
+def plot_accuracies(accuracies: Mapping[str, Accuracy]) -> Figure:
+    """One row a system: accuracy on the test sentences with its 95 % interval."""
+    figure, axes = _figure()
+    for row, (name, accuracy) in enumerate(accuracies.items()):
+        low, high = accuracy.value - accuracy.low, accuracy.high - accuracy.value
+        axes.errorbar(
+            100 * accuracy.value, row, xerr=[[100 * low], [100 * high]], fmt="o", capsize=4,
+            color=_colour(name),
+        )  # fmt: skip
+        axes.annotate(
+            f"{100 * accuracy.value:.1f}", (100 * accuracy.value, row), xytext=(0, 7),
+            textcoords="offset points", ha="center",
+        )  # fmt: skip
+    axes.set_yticks(range(len(accuracies)), list(accuracies))
+    axes.set(xlabel="test accuracy (%), 95 % interval", ylim=(len(accuracies) - 0.4, -0.6))
+    return figure
+
+
+def plot_confusion(matrix: np.ndarray, labels: Sequence[str]) -> Figure:
+    """Confusion matrix: rows are the gold labels, columns the predicted ones."""
+    figure, axes = _figure(figsize=(3.6, 3.2))
+    axes.imshow(matrix, cmap="Blues")
+    for (row, column), count in np.ndenumerate(matrix):
+        shade = "white" if count > matrix.max() / 2 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=shade)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="predicted", ylabel="gold")
+    axes.grid(False)
+    return figure
+
+
+def plot_frontier(rows: Sequence[Mapping], blog: Sequence[Mapping]) -> Figure:
+    """Accuracy against latency, marker area in proportion to size: ours and the blog's.
+
+    `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
+    are left out. `blog` rows have `name`, `latency_ms`, `accuracy` and `size_mb`.
+    """
+    figure, axes = _figure(figsize=(8.4, 5.2))
+    for entry in blog:
+        axes.scatter(
+            entry["latency_ms"], 100 * entry["accuracy"], s=2 * entry["size_mb"], alpha=0.4,
+            color=_PALETTE["blog"],
+        )  # fmt: skip
+    for row in rows:
+        if not (accuracy := row["accuracy"]):
+            continue
+        x, y = row["latency_ms"]["p50"], 100 * accuracy["value"]
+        low, high = (abs(100 * limit - y) for limit in accuracy["ci95"])
+        colour = _colour(row["name"])
+        axes.errorbar(x, y, yerr=[[low], [high]], color=colour, alpha=0.5, capsize=3)
+        axes.scatter(x, y, s=2 * (row["size_mb"] or 1), color=colour, alpha=0.6)
+        axes.annotate(row["name"], (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    axes.scatter([], [], s=80, color=_PALETTE["blog"], alpha=0.4, label="the blog (other machine)")
+    axes.set_xscale("log")
+    axes.set(xlabel="median latency, batch 1 (ms)", ylabel="accuracy (%), 95 % interval")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def plot_speedups(rows: Sequence[Mapping]) -> Figure:
+    """Speedup of each row over BERT-Base on PyTorch FP32, with its 95 % interval."""
+    figure, axes = _figure(figsize=(7.2, 0.4 * len(rows) + 1))
+    for place, row in enumerate(rows):
+        value = row["speedup_vs_bert_base_pytorch"]
+        low, high = row["speedup_ci95"]
+        axes.barh(
+            place, value, color=_colour(row["name"]), xerr=[[value - low], [high - value]],
+            capsize=3, alpha=0.8,
+        )  # fmt: skip
+        axes.annotate(
+            f"{value:.1f}x", (high, place), xytext=(4, 0), textcoords="offset points", va="center"
+        )
+    axes.axvline(16.47, color=_PALETTE["baseline"], linestyle="--", label="the blog's 16.47x")
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="speedup over BERT-Base, PyTorch FP32 (same rounds)")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def plot_operator_times(times: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Share of one inference each operator type takes, ms, one bar a model file."""
+    figure, axes = _figure()
+    kinds = sorted({kind for t in times.values() for kind in t})
+    left = np.zeros(len(times))
+    for kind in sorted(kinds, key=lambda k: -max(t.get(k, 0) for t in times.values()))[:8]:
+        widths = np.array([t.get(kind, 0.0) for t in times.values()])
+        axes.barh(list(times), widths, left=left, label=kind)
+        left += widths
+    rest = np.array([sum(t.values()) for t in times.values()]) - left
+    axes.barh(list(times), rest, left=left, label="others", color=_PALETTE["blog"])
+    axes.invert_yaxis()
+    axes.set(xlabel="time in operators per inference (ms)")
+    axes.legend(fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    return figure
+
+
+def _colour(name: str) -> str:
+    if "BERT-Mini" in name:
+        return _PALETTE["student"]
+    if "eacher" in name:
+        return _PALETTE["teacher"]
+    return _PALETTE["baseline"] if "BERT-Base" in name else _PALETTE["other"]

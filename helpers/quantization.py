@@ -1,0 +1,128 @@
+"""What the INT8 notebook needs around neural-compressor, ONNX Runtime and NNCF."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino as ov
+from datasets import Dataset
+
+from helpers.environment import physical_cores
+from helpers.runtimes import load_model
+from helpers.training import collect_logits
+
+
+class QuantizationError(RuntimeError):
+    """Quantization gave no model that meets its criterion."""
+
+
+class CalibrationLoader:
+    """Calibration sentences in the form neural-compressor asks for.
+
+    Iterating yields ({"input_ids", "attention_mask"}, label), int64 arrays of shape (1, length).
+    """
+
+    batch_size = 1
+
+    def __init__(self, encoded: Dataset):
+        self._rows = [
+            {
+                name: np.array([row[name]], dtype=np.int64)
+                for name in ("input_ids", "attention_mask")
+            }
+            for row in encoded
+        ]
+
+    def __iter__(self) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+        return ((row, 0) for row in self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def inputs(self) -> list[dict[str, np.ndarray]]:
+        """The inputs alone, as NNCF takes them."""
+        return self._rows
+
+
+def runtime_logits(runtime, source, encoded: Dataset, tokenizer, *, description: str) -> np.ndarray:
+    """Logits (n, classes) of a model file over a tokenised dataset, on every physical core.
+
+    Sentences go one by one, unpadded: a quantizer that takes its ranges from the data at hand
+    must see the sentences as the benchmark will show them.
+    """
+    model = load_model(runtime, source, threads=physical_cores())
+
+    def run(batch):
+        return model.run(batch["input_ids"], batch["attention_mask"])
+
+    return collect_logits(run, encoded, tokenizer, description=description, batch_size=1)
+
+
+def graph_logits(graph, encoded: Dataset, tokenizer, *, description: str) -> np.ndarray:
+    """The same for a graph in memory, as neural-compressor hands it to its evaluation function."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "graph.onnx")
+        onnx.save(getattr(graph, "model", graph), path)
+        return runtime_logits("onnxruntime", path, encoded, tokenizer, description=description)
+
+
+def save_quantized(model, path: Path) -> None:
+    """Save what neural-compressor's `fit` returned.
+
+    Raises:
+        QuantizationError: it returned None, its way to say that no trial met the criterion.
+    """
+    if model is None:
+        raise QuantizationError(
+            "neural-compressor found no INT8 model within the accuracy criterion: allow a larger "
+            "max_accuracy_loss, keep more operators in FP32, or stay with the FP32 model, which "
+            "is unchanged"
+        )
+    model.save(str(path))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back the warnings and log lines of the quantizers."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def tuning_log() -> Iterator[list[str]]:
+    """Collect what neural-compressor says of its trials, and silence the rest of its log."""
+    trials: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record):
+            message = record.getMessage()
+            if message.startswith("Tune ") or "accuracy goal" in message:
+                trials.append(message)
+
+    logger = logging.getLogger("neural_compressor")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers, logger.propagate = [Collect()], False
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield trials
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def save_openvino(model: ov.Model, path: Path) -> None:
+    """Save an OpenVINO model as `.xml` and `.bin`, its unquantized weights in FP32."""
+    ov.save_model(model, path, compress_to_fp16=False)

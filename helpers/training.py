@@ -1,0 +1,250 @@
+"""Models, devices, training arguments and batch prediction around `transformers.Trainer`."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import torch
+import transformers
+from accelerate.utils import extract_model_from_parallel
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from helpers.data import LABELS
+from helpers.environment import instruction_sets
+from helpers.profile import Architecture, Training
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def pick_device() -> str:
+    """The fastest device at hand: cuda, then mps, then cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(instruction_sets()))
+
+
+def load_tokenizer(folder: Path, **settings) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a local folder; `settings` override those stored with it."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, **settings)
+
+
+def load_classifier(
+    folder: Path,
+    architecture: Architecture,
+    *,
+    pretrained: bool = True,
+    dropout: float | None = None,
+) -> PreTrainedModel:
+    """Load an encoder from a local folder under a classification head, in FP32.
+
+    A folder without a head gets a new one, drawn from torch's current seed. With `pretrained`
+    False all weights are drawn anew and only the configuration is read. `dropout` replaces the
+    model's own rates where it is given.
+
+    Raises:
+        ValueError: the folder's model is not of the given architecture.
+    """
+    settings = {
+        "num_labels": len(LABELS),
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {label: i for i, label in enumerate(LABELS)},
+    }
+    if dropout is not None:
+        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
+    if (found := Architecture.of(config)) != architecture:
+        raise ValueError(f"{folder} holds {found}, the profile declares {architecture}")
+    if not pretrained:
+        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return AutoModelForSequenceClassification.from_pretrained(
+        folder, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
+
+
+def untrained_classifier(architecture: Architecture, *, seed: int) -> PreTrainedModel:
+    """Build a BERT classifier of a given shape with weights drawn from `seed`, in FP32."""
+    torch.manual_seed(seed)
+    config = BertConfig(
+        num_hidden_layers=architecture.layers,
+        hidden_size=architecture.hidden,
+        num_attention_heads=architecture.heads,
+        intermediate_size=architecture.intermediate,
+        vocab_size=architecture.vocabulary,
+        num_labels=len(LABELS),
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+def freeze_lower_layers(model: PreTrainedModel, layers: int) -> None:
+    """Fix the embeddings and the `layers` lowest encoder layers; 0 fixes nothing."""
+    if layers:
+        frozen = [model.base_model.embeddings, *model.base_model.encoder.layer[:layers]]
+        for module in frozen:
+            module.requires_grad_(False)
+
+
+def training_arguments(
+    settings: Training, *, folder: Path, seed: int, **changes
+) -> TrainingArguments:
+    """Arguments for `Trainer`: the profile's hyperparameters on the fastest device at hand.
+
+    Sentences of like length share a batch. `changes` go to `TrainingArguments` as they are.
+    """
+    device = pick_device()
+    arguments = {
+        "output_dir": folder,
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": settings.batch_size,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": settings.warmup,
+        "train_sampling_strategy": "group_by_length",
+        "bf16": has_bf16(device),
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": device == "cuda",
+        "seed": seed,
+        "save_strategy": "no",
+        "logging_steps": 0.05,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    return TrainingArguments(**arguments | changes)
+
+
+class _ProgressBar(TrainerCallback):
+    def __init__(self, description: str):
+        self.description = description
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._bar = tqdm(total=state.max_steps, desc=self.description, unit=" steps")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in (logs or {}):
+            self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._bar.close()
+
+
+def show_progress(trainer: Trainer, description: str) -> None:
+    """Show training as one plain text bar, in a terminal and in a notebook alike."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_ProgressBar(description))
+
+
+def length_sorted_batches(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Yield (positions, padded batch) over a tokenised dataset, longest sentences first.
+
+    Each batch holds `input_ids` and `attention_mask`, int64 of shape (batch, longest).
+    """
+    encoded = dataset.select_columns(["input_ids", "attention_mask"])[:]
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        positions = order[start : start + batch_size]
+        rows = {key: [values[i] for i in positions] for key, values in encoded.items()}
+        yield positions, dict(tokenizer.pad(rows, return_tensors="np"))
+
+
+def collect_logits(
+    run: Callable[[dict[str, np.ndarray]], np.ndarray],
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    description: str,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Call `run` on every batch and return the logits (n, classes) in the dataset's order."""
+    logits = np.empty((len(dataset), len(LABELS)), dtype=np.float32)
+    with tqdm(total=len(dataset), desc=description, unit=" sentences") as bar:
+        for positions, batch in length_sorted_batches(dataset, tokenizer, batch_size):
+            logits[positions] = run(batch)
+            bar.update(len(positions))
+    return logits
+
+
+def predict_logits(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    description: str = "predicting",
+) -> np.ndarray:
+    """Logits (n, classes) of a PyTorch classifier in FP32, on the device it lies on.
+
+    `Trainer.predict` is not used: with batches grouped by length it returns the predictions in
+    the order of its sampler, not of the dataset. A model that `Trainer` trained in mixed precision
+    carries autocast around its `forward`; it is taken off first.
+    """
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
+
+    def run(batch):
+        with torch.inference_mode():
+            inputs = {key: torch.as_tensor(rows).to(model.device) for key, rows in batch.items()}
+            return model(**inputs).logits.float().cpu().numpy()
+
+    return collect_logits(run, dataset, tokenizer, description=description)
+
+
+def score_sentences(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    description: str = "scoring",
+) -> np.ndarray:
+    """Logits (n, classes) as fast as the machine gives them, for large transfer sets.
+
+    On a CPU, OpenVINO runs the model, in BF16 where the hardware has it; on an accelerator
+    PyTorch does.
+    """
+    if model.device.type != "cpu":
+        return predict_logits(model, dataset, tokenizer, description=description)
+    compiled = compile_for_scoring(model)
+
+    def run(batch):
+        return compiled([batch["input_ids"], batch["attention_mask"]])[0]
+
+    return collect_logits(run, dataset, tokenizer, description=description)
+
+
+def compile_for_scoring(model: PreTrainedModel) -> ov.CompiledModel:
+    """Compile a PyTorch classifier with OpenVINO for batches of any shape."""
+    example = {
+        "input_ids": torch.ones((2, 8), dtype=torch.int64),
+        "attention_mask": torch.ones((2, 8), dtype=torch.int64),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converted = ov.convert_model(model.eval(), example_input=example)
+    precision = "bf16" if has_bf16("cpu") else "f32"
+    return ov.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": precision})
