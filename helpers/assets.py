@@ -6,6 +6,7 @@ both are held to the same SHA-256 sums. Run `python -m helpers.assets` to fetch 
 profile needs.
 """
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -222,17 +223,19 @@ def sha256(path: Path) -> str:
 
 
 def main() -> int:
-    """Fetch what the chosen profile needs."""
-    from helpers.profile import load_profile
+    """Fetch what the chosen profile needs; returns the exit status."""
+    from helpers.profile import ProfileError, load_profile
 
-    profile = load_profile()
+    description = "Fetch the data and weights of the profile that PROFILE names."
+    argparse.ArgumentParser(prog="python -m helpers.assets", description=description).parse_args()
     try:
+        profile = load_profile()
         for name in (profile.data.source, profile.teacher.model):
             fetch_asset(name)
             print(f"{name}: ready")
-    except AssetError as error:
+    except (AssetError, ProfileError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

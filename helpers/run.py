@@ -6,7 +6,6 @@ python -m helpers.run --refresh  also store the executed copies as the committed
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,11 +14,11 @@ import nbformat
 import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbconvert import HTMLExporter
 
 from helpers.artifacts import Artifacts
 from helpers.assets import AssetError, fetch_asset
 from helpers.profile import ROOT, ProfileError, load_profile
+from helpers.report import read_results, refresh_committed, results_text, write_report
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -81,43 +80,12 @@ def execute_notebook(path: Path, target: Path) -> float:
     return time.monotonic() - started
 
 
-def write_report(executed: list[Path], target: Path, *, title: str) -> None:
-    """Join executed notebooks into one HTML page that needs no network."""
-    joined = nbformat.v4.new_notebook()
-    for path in executed:
-        joined.cells += nbformat.read(path, as_version=4).cells
-    joined.metadata = nbformat.read(executed[0], as_version=4).metadata
-    exporter = HTMLExporter(
-        template_name="lab", mathjax_url="", require_js_url="", embed_images=True,
-        exclude_input_prompt=True, exclude_output_prompt=True, mermaid_js_url="",
-    )  # fmt: skip
-    page, _ = exporter.from_notebook_node(joined, {"metadata": {"name": title}})
-    target.write_text(page, encoding="utf-8")
-
-
-def print_results(artifacts: Artifacts) -> None:
-    """Print the benchmark's rows at the profile's padded length, for every thread count."""
-    document = json.loads(artifacts.path("benchmark.json").read_text(encoding="utf-8"))
-    length = document["protocol"]["sequence_length"]
-    for threads in document["environment"]["threads"]:
-        print(f"\nbatch 1, {length} word pieces, {threads} thread{'s' * (threads > 1)}")
-        print(f"{'':44s}{'MB':>8s}{'p50 ms':>9s}{'speedup':>9s}{'accuracy':>10s}")
-        for row in document["rows"]:
-            if (row["threads"], row["sequence_length"]) == (threads, length):
-                size = f"{row['size_mb']:.1f}" if row["size_mb"] else ""
-                accuracy = f"{row['accuracy']['value']:.4f}" if row["accuracy"] else "untrained"
-                print(
-                    f"{row['name']:44s}{size:>8s}{row['latency_ms']['p50']:9.2f}"
-                    f"{row['speedup_vs_bert_base_pytorch']:8.1f}x{accuracy:>10s}"
-                )
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
-    parser.add_argument("--refresh", action="store_true", help="store outputs in notebooks/")
+    parser.add_argument("--refresh", action="store_true", help="store outputs in notebooks/, results/ and README.md")
     chosen = parser.parse_args(arguments)
     try:
         profile = load_profile()
@@ -143,10 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
     executed = [folder / path.name for path in numbered_notebooks()]
     report = artifacts.path("report.html")
     write_report([path for path in executed if path.exists()], report, title=profile.description)
+    results = read_results(artifacts.path("benchmark.json"))
     if chosen.refresh:
-        for path in executed:
-            (NOTEBOOKS / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
-    print_results(artifacts)
+        refresh_committed(executed, results)
+    print(results_text(results))
     print(f"\n{(time.monotonic() - started) / 60:.1f} min in all. Written:")
     for path in (folder, report, artifacts.path("benchmark.json")):
         print(f"  {path.relative_to(ROOT)}")

@@ -1,0 +1,64 @@
+# `make run` and `make test` do all the set-up: everything goes to .venv/ and the user's cache.
+PROFILE ?= laptop
+FROM ?= 01
+PYTHON ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+
+.PHONY: help run test lint lab assets refresh lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+run: $(READY) ## every numbered notebook in order, then the report; PROFILE=..., FROM=03
+	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.run --from $(FROM)
+
+test: $(READY) ## unit tests, then all notebooks under nbval in the smoke profile
+	PROFILE=smoke $(BIN)/python -m helpers.assets
+	$(BIN)/python -m pytest tests
+	rm -rf artifacts/smoke
+	PROFILE=smoke $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=900 --durations=5
+
+lint: $(READY) ## ruff on code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(READY) ## JupyterLab on the notebooks
+	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.assets
+	@PROFILE=$(PROFILE) $(BIN)/jupyter lab --notebook-dir=. notebooks
+
+assets: $(READY) ## fetch the data and weights of PROFILE into the user's cache
+	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.assets
+
+refresh: $(READY) ## run the default profile and store its outputs in notebooks/
+	@$(BIN)/python -m helpers.run --refresh
+
+lock: $(READY) ## resolve requirements.txt anew into requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --output-file requirements.lock
+
+clean: ## remove the virtual environment and all artefacts
+	rm -rf .venv artifacts
+
+# torch comes in a build for each kind of machine, so the lock leaves it out: the second pip
+# command installs the pinned version from wherever pip finds it, and changes nothing else.
+$(READY): requirements.lock requirements.txt pyproject.toml
+	@for python in $(or $(PYTHON),python3 python3.11 python3.12 python); do \
+		if "$$python" -c '$(FITS)' 2>/dev/null; then \
+			echo "creating .venv with $$("$$python" --version)"; \
+			exec "$$python" -m venv .venv; \
+		fi; \
+	done; \
+	for python in python3.11 python3.12 python3; do \
+		if "$$python" -c '$(FITS)' 2>/dev/null; then found="PYTHON=$$(command -v "$$python")"; fi; \
+	done; \
+	echo "error: Python 3.11 or 3.12 is needed; $(or $(PYTHON),python3) is" \
+		"$$($(or $(PYTHON),python3) --version 2>&1 | head -n 1);" \
+		"$${found:-none was found on the PATH}" >&2; \
+	exit 1
+	$(BIN)/python -m pip install --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --requirement requirements.txt
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $(READY)

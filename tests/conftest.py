@@ -1,0 +1,64 @@
+"""Shared fixtures: a tiny BERT classifier over the real vocabulary, saved as the artefacts are."""
+
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from helpers.data import LABELS, tokenize
+from helpers.onnx_models import export_onnx, write_notes
+from helpers.profile import ROOT, Architecture
+from helpers.training import load_tokenizer, untrained_classifier
+
+SENTENCES = [
+    "a gripping, funny and deeply moving film",
+    "dull",
+    "it never took off and always seemed static, though everything might be literate and smart",
+    "one of the year's best",
+    "the acting is wooden and the plot is worse",
+    "",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_architecture() -> Architecture:
+    return Architecture(layers=2, hidden=32, heads=2, intermediate=64, vocabulary=30522)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return load_tokenizer(ROOT / "checkpoints/bert-mini", model_max_length=64)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_architecture):
+    model = untrained_classifier(tiny_architecture, seed=3)
+    model.config.id2label = dict(enumerate(LABELS))
+    model.config.label2id = {label: i for i, label in enumerate(LABELS)}
+    for parameter in model.parameters():
+        parameter.data.mul_(3)  # logits far enough from 0 to have labels worth comparing
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_model, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("artifacts") / "student"
+    tiny_model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_folder, tiny_architecture) -> Path:
+    from helpers.training import load_classifier
+
+    path = tiny_folder.parent / "student.onnx"
+    export_onnx(load_classifier(tiny_folder, tiny_architecture), path)
+    write_notes(path, tokenizer="student", max_length=64, labels=LABELS)
+    return path
+
+
+@pytest.fixture(scope="session")
+def encoded(tokenizer) -> Dataset:
+    sentences = SENTENCES * 8
+    return tokenize(Dataset.from_dict({"sentence": sentences}), tokenizer, 64)

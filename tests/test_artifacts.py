@@ -1,0 +1,84 @@
+import pytest
+
+from helpers.artifacts import RECIPES, ArtifactError, Artifacts
+from helpers.profile import ROOT, load_profile
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    return Artifacts(load_profile("laptop"), root=tmp_path)
+
+
+def make(artifacts, *names):
+    for name in names:
+        with artifacts.writing(name) as path:
+            path.write_text(f"content of {name}")
+
+
+CHAIN = ("teacher", "transfer.parquet", "student", "student.onnx")
+
+
+def test_what_is_missing_names_the_notebook_to_run(artifacts):
+    with pytest.raises(ArtifactError, match=r"teacher is missing.*01_finetune.*FROM=01"):
+        artifacts.require("teacher")
+    make(artifacts, "teacher")
+    with pytest.raises(ArtifactError, match=r"transfer.parquet is missing.*02_distill.*FROM=02"):
+        artifacts.require("teacher", "transfer.parquet")
+
+
+def test_a_whole_chain_fits(artifacts):
+    make(artifacts, *CHAIN)
+    artifacts.require(*CHAIN)
+
+
+def test_an_interrupted_writing_leaves_nothing(artifacts):
+    with pytest.raises(KeyboardInterrupt), artifacts.writing("teacher") as path:
+        path.write_text("half")
+        raise KeyboardInterrupt
+    assert not artifacts.path("teacher").exists()
+    assert not artifacts.fits("teacher")
+    assert not list(artifacts.folder.glob(".writing-*"))
+
+
+def test_an_interrupted_rewriting_keeps_the_old_one(artifacts):
+    make(artifacts, "teacher")
+    with pytest.raises(RuntimeError), artifacts.writing("teacher") as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert artifacts.path("teacher").read_text() == "content of teacher"
+    assert artifacts.fits("teacher")
+
+
+def test_other_settings_are_noticed(artifacts, tmp_path):
+    make(artifacts, *CHAIN)
+    profile = artifacts.profile
+    other = Artifacts(profile.model_copy(update={"seed": profile.seed + 1}), root=tmp_path)
+    with pytest.raises(ArtifactError, match=r"teacher was made with other settings"):
+        other.require("student.onnx")
+
+
+def test_settings_that_play_no_part_are_not(artifacts, tmp_path):
+    make(artifacts, *CHAIN)
+    benchmark = artifacts.profile.benchmark.model_copy(update={"rounds": 5})
+    other = Artifacts(artifacts.profile.model_copy(update={"benchmark": benchmark}), root=tmp_path)
+    other.require(*CHAIN)
+
+
+def test_a_changed_teacher_makes_what_follows_stale(artifacts):
+    make(artifacts, *CHAIN)
+    with artifacts.writing("teacher") as path:
+        path.write_text("another teacher")
+    with pytest.raises(ArtifactError, match=r"transfer.parquet was made from another teacher.*02_"):
+        artifacts.require("student.onnx")
+
+
+def test_the_same_teacher_made_again_keeps_what_follows(artifacts):
+    make(artifacts, *CHAIN)
+    make(artifacts, "teacher")
+    artifacts.require(*CHAIN)
+
+
+def test_recipes_name_real_notebooks_and_artefacts():
+    for name, recipe in RECIPES.items():
+        assert (ROOT / "notebooks" / f"{recipe.notebook}.ipynb").is_file(), name
+        assert set(recipe.inputs) <= set(RECIPES), name

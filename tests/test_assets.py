@@ -1,0 +1,238 @@
+"""Assets through the real pip, against an index that is a folder, and a hub on loopback."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from helpers.assets import Archive, Asset, AssetError, AssetFile, Hub, fetch_asset, load_assets
+from helpers.profile import known_profiles, load_profile
+
+CONTENT = {"weights.bin": b"\x00\x01\x02" * 5000, "vocab.txt": b"the\nfilm\n"}
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def wheel(name: str, members: dict[str, bytes]) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    info = f"{name}-1.0.dist-info"
+    members = members | {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, content in members.items():
+            archive.writestr(path, content)
+    return f"{name}-1.0-py3-none-any.whl", buffer.getvalue()
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder of wheels that is the only place pip looks into."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return folder
+
+
+def publish(index, name="toyweights", members=None, inner=None) -> Archive:
+    file, content = wheel(name, members or {f"data/{n}": c for n, c in CONTENT.items()})
+    (index / file).write_bytes(content)
+    return Archive(requirement=f"{name}==1.0", sha256=sha(content), inner=inner)
+
+
+def toy(archives, prefix="data/", hub=None) -> Asset:
+    files = [
+        AssetFile(name=name, member=prefix + name, bytes=len(content), sha256=sha(content))
+        for name, content in CONTENT.items()
+    ]
+    return Asset(description="toy", licence="none", archives=archives, files=files, hub=hub)
+
+
+def held(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_fetched_once_then_served_offline(index, tmp_path):
+    asset = toy([publish(index)])
+    first = fetch_asset("toy", asset=asset, cache=tmp_path / "cache")
+    assert held(first) == CONTENT
+    for file in index.iterdir():
+        file.unlink()
+    assert fetch_asset("toy", asset=asset, cache=tmp_path / "cache") == first
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "remove", "link"])
+def test_a_damaged_file_is_noticed_and_fetched_again(index, tmp_path, harm):
+    asset = toy([publish(index)])
+    folder = fetch_asset("toy", asset=asset, cache=tmp_path / "cache")
+    path = folder / "weights.bin"
+    content = path.read_bytes()
+    if harm == "truncate":
+        path.write_bytes(content[:-1])
+    elif harm == "flip":
+        path.write_bytes(content[:100] + b"\xff" + content[101:])
+    elif harm == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    if harm == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").write_bytes(content)
+    assert held(fetch_asset("toy", asset=asset, cache=tmp_path / "cache")) == CONTENT
+
+
+def test_offline_with_a_cold_cache_says_what_to_do(index, tmp_path):
+    asset = toy([publish(index)])
+    (index / "toyweights-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(AssetError) as caught:
+        fetch_asset("toy", asset=asset, cache=tmp_path / "cache")
+    message = str(caught.value)
+    assert "toyweights" in message and "python -m helpers.assets" in message
+    assert "no second source" in message
+    assert [p for p in (tmp_path / "cache").iterdir() if p.is_dir()] == []
+
+
+def test_an_archive_with_another_hash_is_refused(index, tmp_path):
+    archive = publish(index)
+    publish(index, members={"data/weights.bin": b"forged", "data/vocab.txt": b"forged"})
+    with pytest.raises(AssetError, match="(?i)hash"):
+        fetch_asset("toy", asset=toy([archive]), cache=tmp_path / "cache")
+
+
+def test_a_member_larger_than_declared_is_refused(index, tmp_path):
+    bomb = {"data/weights.bin": b"\x00" * 10_000_000, "data/vocab.txt": CONTENT["vocab.txt"]}
+    with pytest.raises(AssetError, match="larger than the 15000 bytes"):
+        fetch_asset("toy", asset=toy([publish(index, members=bomb)]), cache=tmp_path / "cache")
+
+
+def test_pieces_are_joined_into_the_archive_they_form(index, tmp_path):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in CONTENT.items():
+            archive.writestr(f"model/{name}", content)
+    whole = buffer.getvalue()
+    pieces = [whole[: len(whole) // 3], whole[len(whole) // 3 :]]
+    archives = [
+        publish(index, f"piece{i}", {f"p/model.zip.{i}": piece}, inner=f"p/model.zip.{i}")
+        for i, piece in enumerate(pieces)
+    ]
+    folder = fetch_asset("toy", asset=toy(archives, "model/"), cache=tmp_path / "cache")
+    assert held(folder) == CONTENT
+
+
+def test_a_link_inside_an_archive_is_not_followed(index, tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name in CONTENT:
+            link = tarfile.TarInfo(f"model/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+    archives = [publish(index, "linked", {"a.tar.gz": buffer.getvalue()}, inner="a.tar.gz")]
+    with pytest.raises(AssetError, match="not a regular file"):
+        fetch_asset("toy", asset=toy(archives, "model/"), cache=tmp_path / "cache")
+
+
+FETCH = """
+import json, sys
+from pathlib import Path
+from helpers.assets import Asset, fetch_asset
+print(fetch_asset("toy", asset=Asset(**json.load(sys.stdin)), cache=Path(sys.argv[1])))
+"""
+
+
+def fetch_in_process(asset, cache, **environment):
+    process = subprocess.Popen(
+        [sys.executable, "-c", FETCH, str(cache)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+    process.stdin.write(json.dumps(asset.model_dump()))
+    process.stdin.close()
+    return process
+
+
+def test_two_runs_at_once_do_not_harm_each_other(index, tmp_path):
+    asset = toy([publish(index)])
+    runs = [fetch_in_process(asset, tmp_path / "cache") for _ in range(3)]
+    folders = {run.stdout.read().splitlines()[-1] for run in runs}
+    assert [run.wait() for run in runs] == [0, 0, 0]
+    assert len(folders) == 1
+    (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
+    assert held(folder) == CONTENT
+
+
+def serve_hub(files: dict[str, bytes]) -> ThreadingHTTPServer:
+    """A model hub on loopback that knows one repository."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self):  # noqa: N802
+            self.answer(send_body=False)
+
+        def do_GET(self):  # noqa: N802
+            self.answer(send_body=True)
+
+        def answer(self, send_body):
+            content = files.get(self.path.removeprefix("/toy/model/resolve/main/"))
+            self.send_response(404 if content is None else 200)
+            content = content or b""
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{sha(content)}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+            if send_body:
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_the_hub_steps_in_when_the_package_has_vanished(index, tmp_path, honest):
+    archive = publish(index)
+    (index / "toyweights-1.0-py3-none-any.whl").unlink()
+    asset = toy([archive], hub=Hub(repo="toy/model", revision="main"))
+    served = CONTENT if honest else CONTENT | {"vocab.txt": b"the\nfool\n"}
+    server = serve_hub(served)
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    run = fetch_in_process(asset, tmp_path / "cache", HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET="1")
+    folder, errors = run.stdout.read().strip(), run.stderr.read()
+    server.shutdown()
+    if honest:
+        assert run.wait() == 0, errors
+        (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
+        assert {n: c for n, c in held_files(folder).items() if n in CONTENT} == CONTENT
+    else:
+        assert run.wait() != 0
+        assert "vocab.txt has a wrong SHA-256" in errors
+
+
+def held_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_every_profile_uses_declared_assets():
+    declared = load_assets()
+    for name in known_profiles():
+        profile = load_profile(name)
+        assert {profile.data.source, profile.teacher.model} <= set(declared)

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from helpers.metrics import agreement, compare_paired, measure_accuracy
+
+
+def logits_for(labels):
+    return np.eye(2)[np.asarray(labels)]
+
+
+def test_accuracy_and_wilson_interval_of_a_known_case():
+    gold = np.array([1] * 100)
+    predicted = np.array([1] * 90 + [0] * 10)
+    accuracy = measure_accuracy(logits_for(predicted), gold)
+    assert (accuracy.value, accuracy.n) == (0.9, 100)
+    # Wilson's interval for 90 of 100 with z = 1.959964
+    assert accuracy.low == pytest.approx(0.8256, abs=1e-4)
+    assert accuracy.high == pytest.approx(0.9448, abs=1e-4)
+
+
+def test_mcnemar_of_a_known_case():
+    gold = np.zeros(100, dtype=int)
+    a = np.array([0] * 85 + [1] * 15)
+    b = np.array([0] * 75 + [1] * 10 + [0] * 5 + [1] * 10)
+    comparison = compare_paired(logits_for(a), logits_for(b), gold)
+    assert (comparison.only_a_correct, comparison.only_b_correct) == (10, 5)
+    assert comparison.difference == pytest.approx(0.05)
+    # exact binomial, two-sided: 2 * P(X >= 10 | 15, 1/2)
+    assert comparison.p_value == pytest.approx(0.3018, abs=1e-4)
+    assert comparison.low < 0.05 < comparison.high
+
+
+def test_equal_systems_do_not_differ():
+    gold = np.array([0, 1, 1])
+    comparison = compare_paired(logits_for([0, 1, 0]), logits_for([0, 1, 0]), gold)
+    assert (comparison.difference, comparison.p_value) == (0, 1)
+
+
+def test_the_order_of_sentences_matters():
+    rng = np.random.default_rng(0)
+    gold = rng.integers(0, 2, 1000)
+    shuffled = rng.permutation(gold)
+    assert measure_accuracy(logits_for(gold), gold).value == 1
+    assert measure_accuracy(logits_for(shuffled), gold).value < 0.6
+    assert agreement(logits_for(gold), logits_for(shuffled)) < 0.6

@@ -1,0 +1,74 @@
+"""A lint of the committed notebooks: they must read well where they are only looked at."""
+
+import re
+
+import nbformat
+import pytest
+
+from helpers.profile import ROOT
+from helpers.run import numbered_notebooks
+
+NOTEBOOKS = numbered_notebooks()
+CHECK = "nbval-check-output"
+
+
+def code_cells(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+
+
+def texts(cell):
+    for output in cell.outputs:
+        yield output.get("text", "")
+        for kind, content in output.get("data", {}).items():
+            if not kind.startswith("image/png"):
+                yield str(content)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    loaded = nbformat.read(request.param, as_version=4)
+    nbformat.validate(loaded)
+    return loaded
+
+
+def test_the_five_steps_are_there():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+
+
+def test_it_was_run_in_order_without_errors(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    kinds = {output.output_type for cell in code_cells(notebook) for output in cell.outputs}
+    assert "error" not in kinds
+
+
+def test_its_outputs_are_those_of_the_default_profile(notebook):
+    assert "profile  laptop" in "".join(texts(code_cells(notebook)[0]))
+
+
+def test_it_opens_with_what_it_needs(notebook):
+    opening = notebook.cells[0].source
+    for row in ("You learn", "Reads", "Writes", "Takes"):
+        assert f"| {row} |" in opening
+
+
+def test_it_ends_with_checks_that_hold(notebook):
+    last = code_cells(notebook)[-1]
+    assert CHECK in last.metadata.get("tags", [])
+    verdicts = "".join(o.text for o in last.outputs if o.get("name") == "stdout").splitlines()
+    assert verdicts
+    for verdict in verdicts:
+        assert verdict.endswith(": True"), verdict
+
+
+def test_it_carries_no_path_of_one_machine_and_no_shell(notebook):
+    for cell in code_cells(notebook):
+        assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
+        for text in (cell.source, *texts(cell)):
+            assert not re.search(r"(?<![\w.:/])/(home|root|Users|work|tmp|usr)/", text), text[:300]
+            assert str(ROOT) not in text
+
+
+def test_cells_are_short(notebook):
+    for cell in code_cells(notebook)[1:]:
+        assert len(cell.source.splitlines()) <= 45, cell.source

@@ -1,0 +1,98 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from helpers.predict import Classifier
+from tests.conftest import SENTENCES
+
+ODD = [
+    "",
+    "   ",
+    "long " * 2000,
+    "naïve café — ‘quotes’ … ﬁ",
+    "مرحبا بالعالم",
+    "😀😃😄 👩‍👩‍👧‍👦",
+    "\x00\x01\x02 control\x7f",
+    "a\u2028line\u2028separator\x0band\x0cmore\x85",
+    "\u200b\u200d\ufeff",
+    "字" * 300,
+]
+
+
+def predict(model, text: bytes):
+    return subprocess.run(
+        [sys.executable, "-m", "helpers.predict", "--model", str(model)],
+        input=text,
+        capture_output=True,
+    )
+
+
+def parse(output: bytes):
+    rows = [line.split("\t") for line in output.decode().splitlines()]
+    return [label for label, _ in rows], np.array([float(p) for _, p in rows])
+
+
+def test_one_line_out_for_one_line_in_in_order(tiny_folder, tiny_onnx):
+    sentences = (SENTENCES + ODD) * 5
+    text = "\n".join(sentences).encode() + b"\n"
+    answers = []
+    for model in (tiny_folder, tiny_onnx):
+        done = predict(model, text)
+        assert done.returncode == 0, done.stderr.decode()
+        labels, positive = parse(done.stdout)
+        assert len(labels) == len(sentences)
+        assert set(labels) <= {"negative", "positive"}
+        assert [label == "positive" for label in labels] == list(positive > 0.5)
+        classifier = Classifier(model)
+        alone = [next(classifier.classify([s])) for s in sentences]
+        assert [label for label, _ in alone] == labels
+        np.testing.assert_allclose([p for _, p in alone], positive, atol=1e-4)
+        answers.append((labels, positive))
+    assert answers[0][0] == answers[1][0]
+    np.testing.assert_allclose(answers[0][1], answers[1][1], atol=1e-3)
+
+
+def test_windows_line_ends_and_a_missing_last_one(tiny_onnx):
+    assert predict(tiny_onnx, b"good\r\nbad").stdout == predict(tiny_onnx, b"good\nbad\n").stdout
+
+
+def test_no_input_gives_no_output(tiny_onnx):
+    done = predict(tiny_onnx, b"")
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def broken_models(tmp_path, tiny_onnx):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.onnx").write_text("not a model")
+    (tmp_path / "cut.onnx").write_bytes(tiny_onnx.read_bytes()[:5000])
+    (tmp_path / "orphan.onnx").write_bytes(tiny_onnx.read_bytes())
+    return {
+        "missing": "does not exist",
+        "empty": "not a folder with a classifier",
+        "text.onnx": "not an ONNX model",
+        "cut.onnx": "not an ONNX model",
+        "orphan.onnx": "the tokenizer is missing",
+    }
+
+
+def test_a_wrong_model_gets_one_line_and_status_2(tmp_path, tiny_onnx):
+    for name, complaint in broken_models(tmp_path, tiny_onnx).items():
+        done = predict(tmp_path / name, b"a film\n")
+        errors = done.stderr.decode()
+        assert (done.returncode, done.stdout) == (2, b""), name
+        assert complaint in errors and errors.startswith("error: "), errors
+        assert "Traceback" not in errors and len(errors.splitlines()) == 1, errors
+
+
+def test_input_that_is_not_utf8_names_its_line(tiny_onnx):
+    done = predict(tiny_onnx, b"fine\nna\xefve\n")
+    assert done.returncode == 2
+    assert done.stderr.decode() == "error: line 2 of the input is not UTF-8\n"
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+def test_batches_lose_nothing(tiny_onnx, count):
+    sentences = [f"film number {i}" for i in range(count)]
+    assert len(list(Classifier(tiny_onnx).classify(sentences))) == count

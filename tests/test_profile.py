@@ -1,0 +1,68 @@
+import pytest
+
+from helpers.profile import (
+    ROOT,
+    Architecture,
+    ProfileError,
+    known_profiles,
+    load_profile,
+)
+
+
+@pytest.mark.parametrize("name", known_profiles())
+def test_shipped_profiles_load(name):
+    assert load_profile(name).name == name
+
+
+def test_the_environment_variable_chooses(monkeypatch):
+    monkeypatch.delenv("PROFILE", raising=False)
+    assert load_profile().name == "laptop"
+    monkeypatch.setenv("PROFILE", "smoke")
+    assert load_profile().name == "smoke"
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ProfileError, match=r"'lapdog'.*laptop, smoke"):
+        load_profile("lapdog")
+
+
+def test_smoke_shrinks_data_and_keeps_the_student():
+    laptop, smoke = load_profile("laptop"), load_profile("smoke")
+    assert smoke.data.train_sentences > 0
+    assert smoke.student.architecture == laptop.student.architecture
+    assert smoke.baseline == laptop.baseline
+    assert smoke.max_length == laptop.max_length
+
+
+def test_the_default_student_is_the_blogs_bert_mini():
+    expected = Architecture(layers=4, hidden=256, heads=4, intermediate=1024, vocabulary=30522)
+    assert load_profile("laptop").student.architecture == expected
+
+
+def changed(tmp_path, old, new):
+    text = (ROOT / "profiles/laptop.toml").read_text()
+    assert old in text
+    (tmp_path / "laptop.toml").write_text(text.replace(old, new, 1))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("min_rating = 0.5", "min_ratign = 0.5", "data.min_ratign"),
+        ("test_share = 0.22", "test_share = 1.5", "data.test_share"),
+        ("frozen_layers = 6", "frozen_layers = 13", "frozen_layers is over"),
+        ("hidden = 256, heads = 4", "hidden = 250, heads = 4", "not a multiple of heads"),
+        ("seed = 42", "seed = ", "not valid TOML"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path, old, new, complaint):
+    with pytest.raises(ProfileError, match=complaint):
+        load_profile("laptop", folder=changed(tmp_path, old, new))
+
+
+def test_extends_changes_only_what_it_states(tmp_path):
+    folder = changed(tmp_path, "seed = 42", "seed = 43")
+    (folder / "mine.toml").write_text('extends = "laptop"\n[data]\nmin_rating = 1.0\n')
+    mine = load_profile("mine", folder=folder)
+    assert (mine.seed, mine.data.min_rating, mine.data.test_share) == (43, 1.0, 0.22)

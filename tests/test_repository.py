@@ -1,0 +1,126 @@
+"""What the repository ships fits together: pins, lock, environment, checkpoint, README."""
+
+import hashlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from safetensors import safe_open
+
+from helpers.profile import ROOT, load_profile
+from helpers.report import MARKS, read_results, with_results
+from helpers.training import load_classifier, load_tokenizer
+
+BERT_MINI = ROOT / "checkpoints/bert-mini"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def direct_pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    pins = {}
+    for requirement in wanted:
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", requirement
+        pins[requirement.name.lower().replace("_", "-")] = specifier.version
+    return pins
+
+
+def test_the_lock_holds_every_direct_pin_with_hashes():
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lock, re.MULTILINE))
+    left_out = set(PROJECT["tool"]["uv"]["pip"]["no-emit-package"])
+    for name, version in direct_pins().items():
+        assert name in left_out or locked.get(name) == version, name
+    blocks = re.split(r"^(?=[\w.-]+==)", lock, flags=re.MULTILINE)[1:]
+    assert len(blocks) > 100
+    assert all("--hash=sha256:" in block for block in blocks)
+    assert "://" not in lock
+
+
+def test_conda_users_get_the_same_pins():
+    environment = (ROOT / "environment.yml").read_text()
+    entries = [line.strip()[2:] for line in environment.splitlines() if line.strip()[:2] == "- "]
+    assert entries[-2:] == ["-r requirements.txt", "-e ."]
+    (python,) = (entry.partition("=")[2] for entry in entries if entry.startswith("python="))
+    assert SpecifierSet(PROJECT["project"]["requires-python"]).contains(f"{python}.0")
+    assert [entry for entry in entries if "==" in entry] == []
+
+
+def test_every_import_of_the_project_is_a_direct_dependency():
+    sources = [*ROOT.glob("helpers/*.py"), *ROOT.glob("notebooks/*.ipynb")]
+    imported = set()
+    for path in sources:
+        pattern = r'^\s*"?(?:from|import) ([a-zA-Z_]\w*)'
+        imported |= set(re.findall(pattern, path.read_text(), re.MULTILINE))
+    distributions = {"sklearn": "scikit-learn", "IPython": "ipykernel", "cpuinfo": "py-cpuinfo"}
+    ours = set(sys.stdlib_module_names) | {"helpers", "huggingface_hub"}
+    wanted = {distributions.get(name, name).replace("_", "-") for name in imported - ours}
+    assert wanted <= set(direct_pins()), wanted - set(direct_pins())
+
+
+def test_the_checkpoint_is_the_one_its_card_describes():
+    card = (BERT_MINI / "README.md").read_text()
+    digest = hashlib.sha256((BERT_MINI / "model.safetensors").read_bytes()).hexdigest()
+    assert digest in card
+    with safe_open(BERT_MINI / "model.safetensors", "pt") as weights:
+        shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+        dtypes = {weights.get_slice(name).get_dtype() for name in shapes}
+    assert dtypes == {"F16"}
+    parameters = sum(torch.Size(shape).numel() for shape in shapes.values())
+    assert f"{parameters:,}" in card
+    assert shapes["embeddings.word_embeddings.weight"] == [30522, 256]
+
+
+def test_the_checkpoint_gives_a_known_output():
+    tokenizer = load_tokenizer(BERT_MINI)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("An unfilmable film!")["input_ids"]) == [
+        "[CLS]", "an", "un", "##fi", "##lma", "##ble", "film", "!", "[SEP]",
+    ]  # fmt: skip
+    model = load_classifier(BERT_MINI, load_profile("laptop").student.architecture).bert.eval()
+    with torch.inference_mode():
+        states = model(**tokenizer("An unfilmable film!", return_tensors="pt")).last_hidden_state
+    assert states.shape == (1, 9, 256)
+    expected = torch.tensor(KNOWN)
+    torch.testing.assert_close(states[0, 0, : len(expected)], expected, atol=1e-3, rtol=0)
+
+
+KNOWN = [0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_commands_of_the_readme_exist():
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    used = set(re.findall(r"\bmake ([a-z]+)", readme))
+    assert {"run", "test", "lab"} <= used <= targets
+    for module in set(re.findall(r"python -m (helpers\.\w+)", readme)):
+        done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True)
+        assert done.returncode == 0, module
+    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_readmes_figures_are_those_of_the_reference_run():
+    readme = (ROOT / "README.md").read_text()
+    assert all(mark in readme for mark in MARKS)
+    assert with_results(readme, read_results(ROOT / "results/laptop.json")) == readme
+
+
+def test_an_unfit_python_is_refused_in_one_line(tmp_path):
+    fake = tmp_path / "python9"
+    fake.write_text('#!/bin/sh\necho "Python 9.9"\n[ "$1" = --version ]\n')
+    fake.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-C", ROOT, "--silent", "--no-print-directory", ".venv/.never", f"PYTHON={fake}",
+         "READY=.venv/.never"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    line, *rest = done.stderr.splitlines()
+    assert line.startswith("error: Python 3.11 or 3.12 is needed") and "Python 9.9" in line
+    assert all(other.startswith("make") for other in rest)
+    assert "PYTHON=" in line or "none was found" in line
