@@ -182,6 +182,7 @@ def _from_hub(asset: Asset, ready: Path, scratch: Path) -> None:
         except Exception as error:  # the hub's client raises errors of many libraries
             cause = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise AssetError(f"model hub {asset.hub.repo}: {cause}") from error
+    shutil.rmtree(ready / ".cache", ignore_errors=True)  # the client's own notes
 
 
 def _announce(asset: Asset, source: str) -> None:

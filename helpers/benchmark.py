@@ -25,7 +25,9 @@ from helpers.profile import Architecture, Benchmark
 from helpers.runtimes import load_model
 
 OWN_LENGTHS = "own"
-_PAUSE_S = 0.005  # lets a runtime's spinning threads park before the next variant's turn
+# Idle threads of a runtime spin for a while before they sleep; at 5 ms they still disturbed the
+# next variant's turn on two threads (90th percentiles twice the median), at 50 ms they do not.
+_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,8 @@ def _serve(connection, variant: Variant, inputs: dict, threads: int) -> None:
     try:
         _keep_to_cores(threads)
         run = _load(variant, threads)
-        for first, *_ in inputs.values():
-            run(*first)
+        for arguments in _one_of_each_shape(inputs):
+            run(*arguments)
         connection.send("ready")
         while True:
             workload, chosen = connection.recv()
@@ -183,6 +185,14 @@ def _serve(connection, variant: Variant, inputs: dict, threads: int) -> None:
         return  # the parent is done
     except Exception as error:
         connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _one_of_each_shape(inputs: dict) -> list[tuple]:
+    """Arguments to warm up with: runtimes prepare for a shape when they first see it."""
+    shapes = {}
+    for arguments in (arguments for workload in inputs.values() for arguments in workload):
+        shapes.setdefault(getattr(arguments[0], "shape", None), arguments)
+    return list(shapes.values())
 
 
 def _milliseconds(run, arguments: tuple) -> float:

@@ -85,7 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
-    parser.add_argument("--refresh", action="store_true", help="store outputs in notebooks/, results/ and README.md")
+    parser.add_argument(
+        "--refresh", action="store_true", help="store outputs in notebooks/, results/ and README.md"
+    )
     chosen = parser.parse_args(arguments)
     try:
         profile = load_profile()

@@ -61,6 +61,9 @@ def load_classifier(
 ) -> PreTrainedModel:
     """Load an encoder from a local folder under a classification head, in FP32.
 
+    Attention is computed as plain matrix products: at these sizes that trains faster on a CPU than
+    PyTorch's fused kernel, and it is what gets exported.
+
     A folder without a head gets a new one, drawn from torch's current seed. With `pretrained`
     False all weights are drawn anew and only the configuration is read. `dropout` replaces the
     model's own rates where it is given.
@@ -79,9 +82,16 @@ def load_classifier(
     if (found := Architecture.of(config)) != architecture:
         raise ValueError(f"{folder} holds {found}, the profile declares {architecture}")
     if not pretrained:
-        return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        return AutoModelForSequenceClassification.from_config(
+            config, dtype=torch.float32, attn_implementation="eager"
+        )
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        folder,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        local_files_only=True,
+        use_safetensors=True,
     )
 
 

@@ -11,7 +11,7 @@ ODD = [
     "",
     "   ",
     "long " * 2000,
-    "naïve café — ‘quotes’ … ﬁ",
+    "naïve café — ‘quotes’ … ﬁ",  # noqa: RUF001
     "مرحبا بالعالم",
     "😀😃😄 👩‍👩‍👧‍👦",
     "\x00\x01\x02 control\x7f",

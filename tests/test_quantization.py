@@ -66,9 +66,7 @@ def test_a_criterion_that_cannot_be_met_ends_in_a_clear_error(tiny_onnx, calibra
     accuracies = iter([1.0])  # FP32 is perfect, every INT8 trial is useless
 
     with tuning_log() as trials:
-        quantized = quantize(
-            tiny_onnx, calibration, eval_func=lambda graph: next(accuracies, 0.0)
-        )
+        quantized = quantize(tiny_onnx, calibration, eval_func=lambda graph: next(accuracies, 0.0))
     assert any(line.startswith("Tune 1 result") for line in trials)
     with pytest.raises(QuantizationError, match="no INT8 model within the accuracy criterion"):
         save_quantized(quantized, tmp_path / "int8.onnx")

@@ -78,18 +78,15 @@ def test_the_checkpoint_is_the_one_its_card_describes():
 
 def test_the_checkpoint_gives_a_known_output():
     tokenizer = load_tokenizer(BERT_MINI)
-    assert tokenizer.convert_ids_to_tokens(tokenizer("An unfilmable film!")["input_ids"]) == [
-        "[CLS]", "an", "un", "##fi", "##lma", "##ble", "film", "!", "[SEP]",
-    ]  # fmt: skip
+    pieces = ["[CLS]", "an", "un", "##watch", "##able", "film", "!", "[SEP]"]
+    encoded = tokenizer("An unwatchable film!", return_tensors="pt")
+    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"][0]) == pieces
     model = load_classifier(BERT_MINI, load_profile("laptop").student.architecture).bert.eval()
     with torch.inference_mode():
-        states = model(**tokenizer("An unfilmable film!", return_tensors="pt")).last_hidden_state
-    assert states.shape == (1, 9, 256)
-    expected = torch.tensor(KNOWN)
-    torch.testing.assert_close(states[0, 0, : len(expected)], expected, atol=1e-3, rtol=0)
-
-
-KNOWN = [0.0, 0.0, 0.0, 0.0]
+        states = model(**encoded).last_hidden_state
+    assert states.shape == (1, len(pieces), 256)
+    known = torch.tensor([1.23413, -2.60879, 0.24394, -0.13749])  # on x86-64, FP32
+    torch.testing.assert_close(states[0, 0, :4], known, atol=2e-3, rtol=0)
 
 
 def test_the_commands_of_the_readme_exist():
