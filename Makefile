@@ -28,7 +28,7 @@ lint: $(READY) ## ruff on code and notebooks
 
 lab: $(READY) ## JupyterLab on the notebooks
 	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.assets
-	@PROFILE=$(PROFILE) $(BIN)/jupyter lab --notebook-dir=. notebooks
+	@PROFILE=$(PROFILE) $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 assets: $(READY) ## fetch the data and weights of PROFILE into the user's cache
 	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.assets

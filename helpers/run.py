@@ -6,7 +6,9 @@ python -m helpers.run --refresh  also store the executed copies as the committed
 """
 
 import argparse
+import contextlib
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -48,10 +50,14 @@ def numbered_notebooks(first: str = "01") -> list[Path]:
     return chosen
 
 
-def execute_notebook(path: Path, target: Path) -> float:
+def execute_notebook(path: Path, target: Path) -> None:
     """Execute one notebook in the notebooks' folder and write the executed copy to `target`.
 
-    The copy is written whether or not a cell fails. Returns the seconds it took.
+    The copy is written whether or not a cell fails.
+
+    Raises:
+        CellExecutionError: a cell failed.
+        DeadKernelError: the kernel died.
     """
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -77,7 +83,34 @@ def execute_notebook(path: Path, target: Path) -> float:
         client.execute()
     finally:
         nbformat.write(notebook, target)
-    return time.monotonic() - started
+
+
+class PeakMemory(threading.Thread):
+    """Watches how much memory this process and its descendants take, shared pages left out."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.gigabytes = 0.0
+        self._done = threading.Event()
+
+    def run(self):
+        """Take a sample every second until told to stop."""
+        me = psutil.Process()
+        while not self._done.wait(1.0):
+            used = 0
+            for process in [me, *me.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    info = process.memory_info()
+                    used += info.rss - getattr(info, "shared", 0)
+            self.gigabytes = max(self.gigabytes, used / 1e9)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._done.set()
+        self.join()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,12 +137,18 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"profile {profile.name}: {profile.description}")
     for notebook in notebooks:
         print(f"\n{notebook.stem}  (at {(time.monotonic() - started) / 60:.1f} min)", flush=True)
+        began = time.monotonic()
         try:
-            seconds = execute_notebook(notebook, folder / notebook.name)
+            with PeakMemory() as memory:
+                execute_notebook(notebook, folder / notebook.name)
         except (CellExecutionError, DeadKernelError) as error:
             _explain(error, notebook, profile.name)
             return 1
-        print(f"  done in {seconds / 60:.1f} min")
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; {_resume(notebook, profile.name)}", file=sys.stderr)
+            return 130
+        minutes = (time.monotonic() - began) / 60
+        print(f"  done in {minutes:.1f} min, at most {memory.gigabytes:.1f} GB of memory")
     executed = [folder / path.name for path in numbered_notebooks()]
     report = artifacts.path("report.html")
     write_report([path for path in executed if path.exists()], report, title=profile.description)
@@ -129,8 +168,11 @@ def _explain(error: Exception, notebook: Path, profile: str) -> None:
     memory = psutil.virtual_memory()
     if isinstance(error, DeadKernelError):
         print(f"the kernel died; {memory.available / 2**30:.1f} GiB free", file=sys.stderr)
-    step = notebook.name[:2]
-    print(f"to resume: make run PROFILE={profile} FROM={step}", file=sys.stderr)
+    print(_resume(notebook, profile), file=sys.stderr)
+
+
+def _resume(notebook: Path, profile: str) -> str:
+    return f"to resume: make run PROFILE={profile} FROM={notebook.name[:2]}"
 
 
 if __name__ == "__main__":

@@ -27,12 +27,19 @@ def calibration(encoded):
 def quantize(path, calibration, **arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from neural_compressor.config import AccuracyCriterion, PostTrainingQuantConfig
+        from neural_compressor.config import (
+            AccuracyCriterion,
+            PostTrainingQuantConfig,
+            TuningCriterion,
+        )
         from neural_compressor.quantization import fit
 
     criterion = AccuracyCriterion(tolerable_loss=0.01)
     config = PostTrainingQuantConfig(
-        approach="static", calibration_sampling_size=[6], accuracy_criterion=criterion
+        approach="static",
+        calibration_sampling_size=[6],
+        accuracy_criterion=criterion,
+        tuning_criterion=TuningCriterion(max_trials=2),
     )
     return fit(str(path), config, calib_dataloader=calibration, **arguments)
 
