@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,7 @@ def write_benchmark(
     """Write `benchmark.json`: profile, environment, protocol, rows and the raw timings in ms."""
     document = {
         "profile": profile.name,
+        "date": datetime.now(UTC).date().isoformat(),
         "environment": environment | {"threads": sorted({row["threads"] for row in rows})},
         "protocol": {
             "batch_size": 1,

@@ -9,6 +9,7 @@ a sentence is cut at the number of word pieces the model was trained with.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -141,6 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
     except PredictError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -42,7 +42,9 @@ def load_model(runtime: RuntimeName, source, *, threads: int) -> LoadedModel:
 def _load_pytorch(source, threads: int) -> LoadedModel:
     import torch
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of loading; a worker's would mix with its parent's
     torch.set_num_threads(threads)
     model = source
     if isinstance(source, str | Path):

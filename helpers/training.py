@@ -234,11 +234,11 @@ def score_sentences(
 ) -> np.ndarray:
     """Logits (n, classes) as fast as the machine gives them, for large transfer sets.
 
-    On a CPU, OpenVINO runs the model, in BF16 where the hardware has it; on an accelerator
-    PyTorch does.
+    On a CPU, OpenVINO runs the model, in BF16 where the hardware has it; where there is an
+    accelerator, PyTorch runs it there.
     """
-    if model.device.type != "cpu":
-        return predict_logits(model, dataset, tokenizer, description=description)
+    if (device := pick_device()) != "cpu":
+        return predict_logits(model.to(device), dataset, tokenizer, description=description)
     compiled = compile_for_scoring(model)
 
     def run(batch):

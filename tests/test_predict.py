@@ -96,3 +96,12 @@ def test_input_that_is_not_utf8_names_its_line(tiny_onnx):
 def test_batches_lose_nothing(tiny_onnx, count):
     sentences = [f"film number {i}" for i in range(count)]
     assert len(list(Classifier(tiny_onnx).classify(sentences))) == count
+
+
+def test_a_reader_that_stops_early_causes_no_traceback(tiny_onnx):
+    command = [sys.executable, "-m", "helpers.predict", "--model", str(tiny_onnx)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    process.stdout.close()
+    _, errors = process.communicate(b"a film\n" * 5000)
+    assert (process.returncode, errors) == (0, b"")
