@@ -17,7 +17,7 @@ from helpers.training import (
     untrained_classifier,
 )
 
-SETTINGS = Training(epochs=1, learning_rate=1e-3, batch_size=8, weight_decay=0.0, warmup=0.0)
+SETTINGS = Training(epochs=8, learning_rate=5e-3, batch_size=8, weight_decay=0.0, warmup=0.0)
 
 
 def alone(model, row):
@@ -46,7 +46,7 @@ def test_training_learns_and_predicts_in_fp32(tiny_architecture, tokenizer, tmp_
     model = untrained_classifier(tiny_architecture, seed=0)
     trainer = Trainer(
         model=model,
-        args=training_arguments(SETTINGS.model_copy(update={"epochs": 5}), folder=tmp_path, seed=0),
+        args=training_arguments(SETTINGS, folder=tmp_path, seed=0),
         train_dataset=encoded,
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
