@@ -135,6 +135,7 @@ class Benchmark(_Section):
     """How long and at which sizes the CPU benchmark runs; a thread count of 0 is every core."""
 
     sequence_length: Positive
+    sentences: Positive
     warmup_rounds: Positive
     rounds: Positive
     calls_per_turn: Positive

@@ -76,7 +76,9 @@ def variants(tiny_folder, tiny_onnx, tiny_architecture):
     ]
 
 
-SETTINGS = Benchmark(sequence_length=32, warmup_rounds=1, rounds=3, calls_per_turn=2, threads=[0])
+SETTINGS = Benchmark(
+    sequence_length=32, sentences=2, warmup_rounds=1, rounds=3, calls_per_turn=2, threads=[0]
+)
 SENTENCES = ["a good film", "a bad film, and a long one at that"]
 
 
