@@ -16,20 +16,13 @@ _PALETTE = {
     "other": "#009E73",
     "blog": "#999999",
 }
-STYLE = {
-    "figure.figsize": (7.2, 3.6),
-    "figure.dpi": 100,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "font.size": 10,
-}
 
 
-def _figure(**settings):
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(layout="constrained", **settings)
+def _figure(figsize: tuple[float, float] = (7.2, 3.6)):
+    figure, axes = plt.subplots(figsize=figsize, layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
     return figure, axes
 
 
@@ -90,25 +83,28 @@ def plot_frontier(rows: Sequence[Mapping], blog: Sequence[Mapping]) -> Figure:
     `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
     are left out. `blog` rows have `name`, `latency_ms`, `accuracy` and `size_mb`.
     """
-    figure, axes = _figure(figsize=(8.4, 5.2))
+    figure, axes = _figure(figsize=(9.6, 4.8))
     for entry in blog:
         axes.scatter(
             entry["latency_ms"], 100 * entry["accuracy"], s=2 * entry["size_mb"], alpha=0.4,
             color=_PALETTE["blog"],
         )  # fmt: skip
-    for row in rows:
-        if not (accuracy := row["accuracy"]):
-            continue
-        x, y = row["latency_ms"]["p50"], 100 * accuracy["value"]
-        low, high = (abs(100 * limit - y) for limit in accuracy["ci95"])
+    shown = [row for row in rows if row["accuracy"]]
+    for number, row in enumerate(shown, start=1):
+        x, y = row["latency_ms"]["p50"], 100 * row["accuracy"]["value"]
+        low, high = (abs(100 * limit - y) for limit in row["accuracy"]["ci95"])
         colour = _colour(row["name"])
         axes.errorbar(x, y, yerr=[[low], [high]], color=colour, alpha=0.5, capsize=3)
         axes.scatter(x, y, s=2 * (row["size_mb"] or 1), color=colour, alpha=0.6)
-        axes.annotate(row["name"], (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axes.scatter([], [], s=80, color=_PALETTE["blog"], alpha=0.4, label="the blog (other machine)")
+        axes.annotate(
+            str(number), (x, y + high), xytext=(0, 3 + 11 * (number % 4)),
+            textcoords="offset points", ha="center", fontsize=9,
+        )  # fmt: skip
+        axes.scatter([], [], s=40, color=colour, label=f"{number}  {row['name']}")
+    axes.scatter([], [], s=40, color=_PALETTE["blog"], alpha=0.4, label="the blog, its machine")
     axes.set_xscale("log")
     axes.set(xlabel="median latency, batch 1 (ms)", ylabel="accuracy (%), 95 % interval")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
     return figure
 
 
@@ -130,7 +126,7 @@ def plot_speedups(rows: Sequence[Mapping]) -> Figure:
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="speedup over BERT-Base, PyTorch FP32 (same rounds)")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.88))
     return figure
 
 

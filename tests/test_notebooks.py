@@ -69,6 +69,12 @@ def test_it_carries_no_path_of_one_machine_and_no_shell(notebook):
             assert str(ROOT) not in text
 
 
+def test_every_plot_is_shown(notebook):
+    for cell in code_cells(notebook):
+        wanted = cell.source.count("= plots.plot_")
+        assert wanted == sum("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
 def test_cells_are_short(notebook):
     for cell in code_cells(notebook)[1:]:
-        assert len(cell.source.splitlines()) <= 45, cell.source
+        assert len(cell.source.splitlines()) <= 25, cell.source
