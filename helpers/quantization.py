@@ -101,7 +101,11 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def tuning_log() -> Iterator[list[str]]:
-    """Collect what neural-compressor says of its trials, and silence the rest of its log."""
+    """Collect what neural-compressor says of its trials.
+
+    The rest of its log is silenced, and its working files go to a folder that is removed; without
+    that it leaves an `nc_workspace` wherever it runs.
+    """
     trials: list[str] = []
 
     class Collect(logging.Handler):
@@ -115,8 +119,11 @@ def tuning_log() -> Iterator[list[str]]:
     logger.handlers, logger.propagate = [Collect()], False
     logger.setLevel(logging.INFO)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as workspace:
             warnings.simplefilter("ignore")
+            from neural_compressor import set_workspace
+
+            set_workspace(workspace)
             yield trials
     finally:
         logger.handlers, logger.propagate = handlers, propagate

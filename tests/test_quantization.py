@@ -52,11 +52,13 @@ def test_the_calibration_loader_yields_what_the_library_asks_for(calibration, en
 
 
 def test_static_quantization_gives_integer_operators(
-    tiny_onnx, calibration, encoded, tokenizer, tmp_path
+    tiny_onnx, calibration, encoded, tokenizer, tmp_path, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     with tuning_log():
         quantized = quantize(tiny_onnx, calibration)
     save_quantized(quantized, tmp_path / "int8.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]  # and no working files
     assert integer_operators(tiny_onnx) == 0
     assert integer_operators(tmp_path / "int8.onnx") >= 8
     assert size_mb(tmp_path / "int8.onnx") < size_mb(tiny_onnx)
