@@ -1,13 +1,14 @@
 # `make run` and `make test` do all the set-up: everything goes to .venv/ and the user's cache.
 PROFILE ?= laptop
 FROM ?= 01
+PROCESSES ?= 1
 PYTHON ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
-.PHONY: help run test lint lab assets refresh lock clean
+.PHONY: help run pretrain test engine lint lab assets refresh lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -15,12 +16,29 @@ help: ## this list
 run: $(READY) ## every numbered notebook in order, then the report; PROFILE=..., FROM=03
 	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.run --from $(FROM)
 
+pretrain: $(READY) ## notebook 00, optional: pretrain the student; PROFILE=..., PROCESSES=4
+ifneq ($(PROCESSES),1)
+	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.assets
+	@script=$$($(BIN)/python -m helpers.run --script 00) && PROFILE=$(PROFILE) \
+		$(BIN)/accelerate launch --multi_gpu --num_processes=$(PROCESSES) --num_machines=1 \
+		--mixed_precision=no --dynamo_backend=no "$$script"
+endif
+	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.run --only 00
+
 test: $(READY) ## unit tests, then all notebooks under nbval in the smoke profile
 	PROFILE=smoke $(BIN)/python -m helpers.assets
 	$(BIN)/python -m pytest tests
 	rm -rf artifacts/smoke
 	PROFILE=smoke $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=900 --durations=5
+
+engine: $(READY) ## the blog's inference engine, in an environment of its own (Python 3.11, x86-64)
+	@test -e .engine/.ready -a .engine/.ready -nt requirements-engine.txt || { \
+		rm -rf .engine && $(BIN)/python -m venv .engine && \
+		{ .engine/bin/python -m pip install --quiet --disable-pip-version-check --retries=1 \
+			--no-deps --require-hashes --requirement requirements-engine.txt \
+			2> .engine/failure.txt && rm .engine/failure.txt && touch .engine/.ready; } || \
+		{ cat .engine/failure.txt >&2; exit 1; }; }
 
 lint: $(READY) ## ruff on code and notebooks
 	$(BIN)/ruff check .
@@ -40,7 +58,7 @@ lock: $(READY) ## resolve requirements.txt anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --output-file requirements.lock
 
 clean: ## remove the virtual environment and all artefacts
-	rm -rf .venv artifacts
+	rm -rf .venv .engine artifacts
 
 # torch comes in a build for each kind of machine, so the lock leaves it out: the second pip
 # command installs the pinned version from wherever pip finds it, and changes nothing else.

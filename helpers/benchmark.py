@@ -5,30 +5,52 @@ the machine then falls on all variants alike, and a speedup is taken within a ro
 mean over the variant's, the median of that over the rounds.
 """
 
+import contextlib
 import json
 import multiprocessing
 import random
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
-from scipy.stats import bootstrap
 from tqdm import tqdm
 
-from helpers.environment import physical_cores
+from helpers.engine import EngineError, EngineProcess
+from helpers.engine_worker import time_turn
+from helpers.environment import git_commit, physical_cores
 from helpers.profile import Architecture, Benchmark
-from helpers.runtimes import load_model
+from helpers.runtimes import load_model, load_text_encoder, pad_rows
 
 OWN_LENGTHS = "own"
 # Idle threads of a runtime spin for a while before they sleep; at 5 ms they still disturbed the
 # next variant's turn on two threads (90th percentiles twice the median), at 50 ms they do not.
 _PAUSE_S = 0.05
+_ENGINE = "reference engine"
+
+
+class Workload(NamedTuple):
+    """What one call is given.
+
+    kind       size           a call gets
+    "padded"   word pieces    one sentence, padded to this length; tokenising is not timed
+    "own"                     one sentence as text, unpadded; tokenising is timed
+    "filled"   word pieces    as many real word pieces, from sentences joined
+    "batch"    sentences      as many sentences, padded to the benchmark's length
+    """
+
+    kind: str
+    size: int = 0
+
+
+OWN = Workload("own")
 
 
 @dataclass(frozen=True)
@@ -38,6 +60,8 @@ class Variant:
     `source` is a model file or folder, an `Architecture` for a PyTorch model with untrained
     weights, or for the TF-IDF baseline the (sentences, labels) it is fitted on. `tokenizer` is a
     folder; `predictions` names the row's logits on the test sentences, None for untrained weights.
+    `options` go to `runtimes.load_model`. Where an `optional` variant cannot be run, the benchmark
+    goes on without it and says why.
     """
 
     name: str
@@ -48,6 +72,8 @@ class Variant:
     tokenizer: Path | None = None
     size_mb: float | None = None
     predictions: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    optional: bool = False
 
 
 @dataclass
@@ -87,10 +113,51 @@ def speedup(baseline: Timings, variant: Timings, *, seed: int = 0) -> Speedup:
     ratios = baseline.round_means() / variant.round_means()
     if len(ratios) < 2 or np.ptp(ratios) == 0:
         return Speedup(*[float(np.median(ratios))] * 3)
+    from scipy.stats import bootstrap  # heavy: not into every worker
+
     interval = bootstrap(
         (ratios,), np.median, n_resamples=2000, method="percentile", rng=seed
     ).confidence_interval
     return Speedup(float(np.median(ratios)), float(interval.low), float(interval.high))
+
+
+def decompose(chain: Sequence[Timings], *, seed: int = 0) -> list[Speedup]:
+    """Factors between neighbours of a chain of variants timed in the same rounds, then in all.
+
+    A factor is a ratio of two medians over the rounds, so that the factors multiply to the last
+    entry, the ratio of the chain's ends. Intervals (95 %) come from resampling whole rounds.
+    """
+    means = np.array([timings.round_means() for timings in chain])
+    draws = np.random.default_rng(seed).integers(means.shape[1], size=(2000, means.shape[1]))
+    drawn = np.median(means[:, draws], axis=2)
+    medians = np.median(means, axis=1)
+    pairs = [*zip(range(len(chain)), range(1, len(chain)), strict=False), (0, len(chain) - 1)]
+    return [
+        Speedup(
+            float(medians[slow] / medians[fast]),
+            *map(float, np.percentile(drawn[slow] / drawn[fast], [2.5, 97.5])),
+        )
+        for slow, fast in pairs
+    ]
+
+
+@dataclass
+class Measurements:
+    """What `run_benchmark` found.
+
+    `timings` by (threads, workload), then by name; `memory_mb` by (threads, name), what a variant's
+    process holds for itself once it is loaded and warm; `others` by (threads, workload), the share
+    of the machine that other programs used meanwhile; `unavailable` gives reasons by name.
+    """
+
+    timings: dict[tuple[int, Workload], dict[str, Timings]] = field(default_factory=dict)
+    memory_mb: dict[tuple[int, str], float] = field(default_factory=dict)
+    others: dict[tuple[int, Workload], float] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+    def quiet(self, threads: int, workload: Workload) -> bool:
+        """Whether the machine was left to the benchmark: others took under 5 % of it."""
+        return self.others[threads, workload] < 0.05
 
 
 def run_benchmark(
@@ -98,44 +165,62 @@ def run_benchmark(
     sentences: Sequence[str],
     settings: Benchmark,
     *,
+    workloads: Sequence[Workload],
     max_length: int,
     seed: int,
-) -> dict[tuple[int, int | str], dict[str, Timings]]:
-    """Time every variant at every thread count, padded and at the sentences' own lengths.
+    rounds: int | None = None,
+) -> Measurements:
+    """Time every variant at every thread count on every workload, in `rounds` shuffled rounds.
 
-    Batch size is 1 and tokenising lies outside the timed region, as in the blog; TF-IDF has no
-    such division and is timed from text to probability. Returns timings by
-    (threads, sequence length), then by the variant's name.
+    Raises:
+        RuntimeError: a variant that is not optional could not be loaded or died.
     """
-    results: dict[tuple[int, int | str], dict[str, Timings]] = {}
-    workloads = (settings.sequence_length, OWN_LENGTHS)
-    inputs = {v.name: _inputs(v, sentences, workloads, max_length) for v in variants}
+    found = Measurements()
     counts = dict.fromkeys(count or physical_cores() for count in settings.threads)
+    inputs = {v.name: _inputs(v, sentences, workloads, settings, max_length) for v in variants}
     for threads in counts:
         with ExitStack() as stack:
-            workers = {
-                variant.name: stack.enter_context(_worker(variant, inputs[variant.name], threads))
-                for variant in variants
-            }
-            for name, connection in workers.items():
-                _expect(connection, name)  # loaded, on the right number of threads
+            workers = {}
+            for variant in variants:
+                if variant.name in found.unavailable:
+                    continue
+                start = _EngineWorker if variant.runtime == _ENGINE else _SpawnedWorker
+                worker = start(variant, inputs[variant.name], threads, max_length)
+                workers[variant.name] = stack.enter_context(worker)
+            for variant in variants:
+                if variant.name not in workers:
+                    continue
+                try:
+                    memory = workers[variant.name].wait_until_ready()
+                    found.memory_mb[threads, variant.name] = memory
+                except (RuntimeError, EngineError) as error:
+                    if not variant.optional:
+                        raise RuntimeError(f"{variant.name}: {error}") from error
+                    found.unavailable[variant.name] = str(error)
+                    del workers[variant.name]
             for workload in workloads:
-                results[threads, workload] = _run_rounds(
-                    workers, workload, len(sentences), settings, seed, threads
-                )
-    return results
+                size = min(len(of[workload]) for of in inputs.values())
+                with _others_share() as others:
+                    timed = _run_rounds(workers, workload, size, settings, seed, threads, rounds)
+                found.timings[threads, workload] = timed
+                found.others[threads, workload] = others()
+    return found
 
 
-def _run_rounds(workers, workload, count, settings, seed, threads) -> dict[str, Timings]:
+def _run_rounds(workers, workload, count, settings, seed, threads, rounds) -> dict[str, Timings]:
     rng = random.Random(seed)
     timings = {name: Timings() for name in workers}
-    description = f"timing, {threads} thread{'s' * (threads > 1)}, length {workload}"
-    for number in tqdm(range(settings.warmup_rounds + settings.rounds), desc=description):
-        chosen = [rng.randrange(count) for _ in range(settings.calls_per_turn)]
-        order = rng.sample(list(workers), len(workers))
-        for name in order:
-            workers[name].send((workload, chosen))
-            calls = _expect(workers[name], name)
+    what = f"{workload.kind} {workload.size or ''}".strip()
+    description = f"timing, {threads} thread{'s' * (threads > 1)}, {what}"
+    for number in tqdm(
+        range(settings.warmup_rounds + (rounds or settings.rounds)), desc=description
+    ):
+        chosen = [rng.randrange(count) for _ in range(settings.sentences_per_turn)]
+        for name in rng.sample(list(workers), len(workers)):
+            try:
+                calls = workers[name].time(workload, chosen, settings.turn_ms)
+            except (RuntimeError, EngineError) as error:
+                raise RuntimeError(f"{name}: {error}") from error
             if number >= settings.warmup_rounds:
                 timings[name].rounds.append(calls)
             time.sleep(_PAUSE_S)
@@ -143,125 +228,215 @@ def _run_rounds(workers, workload, count, settings, seed, threads) -> dict[str, 
 
 
 @contextmanager
-def _worker(variant: Variant, inputs: dict, threads: int):
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    job = (there, variant, inputs, threads)
-    process = context.Process(target=_serve, args=job, daemon=True, name=variant.name)
-    process.start()
-    there.close()
-    try:
-        yield here
-    finally:
-        here.close()
-        process.join(timeout=10)
-        if process.is_alive():
-            process.kill()
-            process.join()
+def _others_share():
+    """Give a function that tells, afterwards, what share of the machine other programs used."""
+
+    def used():
+        times = psutil.cpu_times()
+        everyone = (
+            sum(times) - times.idle - getattr(times, "iowait", 0) - getattr(times, "guest", 0)
+        )
+        ours = 0.0
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                mine = process.cpu_times()
+                ours += mine.user + mine.system
+        return everyone - ours, time.monotonic()
+
+    before, started = used()
+    result = []
+    yield lambda: result[0]
+    after, ended = used()
+    capacity = (ended - started) * (psutil.cpu_count() or 1)
+    result.append(max(0.0, (after - before) / capacity))
 
 
-def _expect(connection, name: str):
-    try:
-        answer = connection.recv()
-    except EOFError:
-        raise RuntimeError(f"the process that timed {name} died") from None
-    if isinstance(answer, Exception):
-        raise RuntimeError(f"{name}: {answer}") from answer
-    return answer
+class _SpawnedWorker:
+    """A variant in a Python process of its own, bound to as many cores as threads."""
+
+    def __init__(self, variant: Variant, inputs: dict, threads: int, max_length: int):
+        context = multiprocessing.get_context("spawn")
+        self._connection, there = context.Pipe()
+        job = (there, variant, inputs, threads, max_length)
+        self._process = context.Process(target=_serve, args=job, daemon=True, name=variant.name)
+        self._process.start()
+        there.close()
+
+    def wait_until_ready(self) -> float:
+        """Wait for loading and warming up; returns the process's own memory, MB."""
+        self._expect()
+        return _own_memory_mb(self._process.pid)
+
+    def time(self, workload: Workload, chosen: list[int], milliseconds: float) -> list[float]:
+        """Milliseconds of each call of a turn on the chosen inputs."""
+        self._connection.send((workload, chosen, milliseconds))
+        return self._expect()
+
+    def _expect(self):
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            raise RuntimeError("its process died") from None
+        if isinstance(answer, Exception):
+            raise RuntimeError(str(answer)) from answer
+        return answer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._connection.close()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
 
-def _serve(connection, variant: Variant, inputs: dict, threads: int) -> None:
+class _EngineWorker:
+    """The reference engine behind the same three calls."""
+
+    def __init__(self, variant: Variant, inputs: dict, threads: int, max_length: int):
+        self._inputs = {
+            "/".join(map(str, workload)): [
+                item[0] if len(item) == 1 else [part[0].tolist() for part in item] for item in items
+            ]
+            for workload, items in inputs.items()
+            if workload.kind != "batch"
+        }
+        self._start = partial(
+            EngineProcess, variant.source, variant.tokenizer, self._inputs, threads=threads,
+            max_length=max_length, **variant.options,
+        )  # fmt: skip
+        self._engine = None
+
+    def wait_until_ready(self) -> float:
+        """Start it, load, warm up; returns the process's own memory, MB."""
+        self._engine = self._start()
+        return _own_memory_mb(self._engine.pid)
+
+    def time(self, workload: Workload, chosen: list[int], milliseconds: float) -> list[float]:
+        """The same as the others'."""
+        return self._engine.time("/".join(map(str, workload)), chosen, milliseconds)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._engine:
+            self._engine.close()
+
+
+def _own_memory_mb(pid: int) -> float:
+    return psutil.Process(pid).memory_full_info().uss / 2**20
+
+
+def _serve(connection, variant: Variant, inputs: dict, threads: int, max_length: int) -> None:
     """Body of a worker process: load the variant, then time what the parent asks for."""
     try:
-        _keep_to_cores(threads)
-        run = _load(variant, threads)
-        for arguments in _one_of_each_shape(inputs):
-            run(*arguments)
+        keep_to_cores(threads)
+        calls = _load(variant, threads, max_length)
+        for workload, items in inputs.items():
+            _warm_up(calls[workload.kind], items)
         connection.send("ready")
         while True:
-            workload, chosen = connection.recv()
-            run(*inputs[workload][chosen[0]])  # wakes the caches after the others' turns
-            connection.send([_milliseconds(run, inputs[workload][index]) for index in chosen])
+            workload, chosen, milliseconds = connection.recv()
+            items = [inputs[workload][index] for index in chosen]
+            connection.send(time_turn(calls[workload.kind], items, milliseconds=milliseconds))
     except EOFError:
         return  # the parent is done
     except Exception as error:
         connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _one_of_each_shape(inputs: dict) -> list[tuple]:
-    """Arguments to warm up with: runtimes prepare for a shape when they first see it."""
-    shapes = {}
-    for arguments in (arguments for workload in inputs.values() for arguments in workload):
-        shapes.setdefault(getattr(arguments[0], "shape", None), arguments)
-    return list(shapes.values())
+def _warm_up(run, items: list[tuple], *, milliseconds: float = 100, turns: int = 10) -> None:
+    """Call until the median of a turn is within 5 % of the turn before it, at most ten turns.
+
+    A runtime prepares for each shape when it first sees it, so every input is run once before.
+    """
+    for item in items:
+        run(*item)
+    last = None
+    for _ in range(turns):
+        median = np.median(time_turn(run, items[:1], milliseconds=milliseconds))
+        if last and abs(median / last - 1) < 0.05:
+            return
+        last = median
 
 
-def _milliseconds(run, arguments: tuple) -> float:
-    start = time.perf_counter_ns()
-    run(*arguments)
-    return (time.perf_counter_ns() - start) / 1e6
-
-
-def _keep_to_cores(threads: int) -> None:
+def keep_to_cores(threads: int) -> None:
+    """Bind this process to as many cores as it is to have threads, where the system can."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):
         process.cpu_affinity(process.cpu_affinity()[:threads])
 
 
-def _load(variant: Variant, threads: int):
-    """Return a function that runs the variant once on one sentence's inputs."""
+def _load(variant: Variant, threads: int, max_length: int) -> dict[str, Callable]:
+    """Return by kind of workload the function that runs the variant once."""
     if variant.runtime == "scikit-learn":
         from helpers.baselines import fit_tfidf
 
         pipeline = fit_tfidf(*variant.source)
-        return lambda sentence: pipeline.predict_proba([sentence])
+        return defaultdict(lambda: lambda sentence: pipeline.predict_proba([sentence]))
     source = variant.source
     if isinstance(source, Architecture):
         from helpers.training import untrained_classifier
 
         source = untrained_classifier(source, seed=0)
-    return load_model(variant.runtime, source, threads=threads).run
+    run = load_model(variant.runtime, source, threads=threads, **variant.options).run
+    encode = load_text_encoder(variant.tokenizer, max_length)
+    return defaultdict(lambda: run, own=lambda text: run(*encode(text)))
 
 
-def _inputs(variant: Variant, sentences, workloads, max_length) -> dict[int | str, list[tuple]]:
-    """What the variant is run on, by workload: one tuple of arguments a sentence."""
+def _inputs(
+    variant: Variant,
+    sentences: Sequence[str],
+    workloads: Sequence[Workload],
+    settings: Benchmark,
+    max_length: int,
+) -> dict[Workload, list[tuple]]:
+    """What the variant is run on, by workload: one tuple of arguments a call."""
     if variant.tokenizer is None:
         return {workload: [(sentence,) for sentence in sentences] for workload in workloads}
-    from helpers.training import load_tokenizer
-
-    tokenizer = load_tokenizer(variant.tokenizer)
+    encode = load_text_encoder(variant.tokenizer, max_length)
+    rows = [encode(sentence)[0][0] for sentence in sentences]
     inputs = {}
     for workload in workloads:
-        own = workload == OWN_LENGTHS
-        encoded = tokenizer(
-            list(sentences),
-            truncation=True,
-            max_length=max_length if own else workload,
-            padding=False if own else "max_length",
-        )
-        inputs[workload] = [
-            (np.array([ids], dtype=np.int64), np.array([mask], dtype=np.int64))
-            for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
-        ]
+        kind, size = workload
+        if kind == "own":
+            inputs[workload] = [(sentence,) for sentence in sentences]
+        elif kind == "padded":
+            inputs[workload] = [pad_rows([row], size) for row in rows]
+        elif kind == "filled":
+            inner = np.concatenate([row[1:-1] for row in rows])
+            longest = np.concatenate([rows[0][:1], np.resize(inner, size - 2), rows[0][-1:]])
+            inputs[workload] = [pad_rows([longest], size)]
+        else:
+            chosen = [rows[i % len(rows)] for i in range(size)]
+            inputs[workload] = [pad_rows(chosen, settings.sequence_length)]
     return inputs
 
 
 def benchmark_rows(
     variants: Sequence[Variant],
-    results: dict[tuple[int, int | str], dict[str, Timings]],
+    found: Measurements,
     accuracies: dict[str, Any],
     *,
     baseline: str,
+    also: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Rows of `benchmark.json`, one for each variant, thread count and sequence length.
+    """Rows of `benchmark.json`: one for each variant, thread count and main workload.
 
-    `accuracies` maps a variant's `predictions` to its `metrics.Accuracy`; `baseline` is the name
-    of the variant that speedups are measured against.
+    `accuracies` maps a variant's `predictions` to its `metrics.Accuracy`. Speedups are over the
+    variant called `baseline`, and in `speedups` over those in `also` too.
     """
     rows = []
-    for (threads, length), timings in results.items():
-        for variant in variants:
-            ratio = speedup(timings[baseline], timings[variant.name])
+    for (threads, workload), timings in found.timings.items():
+        if workload.kind not in ("padded", "own"):
+            continue
+        for variant in (v for v in variants if v.name in timings):
+            ratios = {
+                other: speedup(timings[other], timings[variant.name]) for other in (baseline, *also)
+            }
             accuracy = accuracies.get(variant.predictions)
             rows.append(
                 {
@@ -270,8 +445,9 @@ def benchmark_rows(
                     "runtime": variant.runtime,
                     "precision": variant.precision,
                     "threads": threads,
-                    "sequence_length": length,
+                    "sequence_length": workload.size or OWN_LENGTHS,
                     "size_mb": variant.size_mb,
+                    "memory_mb": found.memory_mb[threads, variant.name],
                     "latency_ms": timings[variant.name].summary(),
                     "accuracy": accuracy
                     and {
@@ -279,46 +455,68 @@ def benchmark_rows(
                         "ci95": [accuracy.low, accuracy.high],
                         "n": accuracy.n,
                     },
-                    "speedup_vs_bert_base_pytorch": ratio.value,
-                    "speedup_ci95": [ratio.low, ratio.high],
+                    "speedup_vs_bert_base_pytorch": ratios[baseline].value,
+                    "speedup_ci95": [ratios[baseline].low, ratios[baseline].high],
+                    "speedups": {name: asdict(ratio) for name, ratio in ratios.items()},
                 }
             )
     return rows
 
 
-def machine_load() -> dict[str, float]:
-    """Share of the CPU that others use, over one second, and the load of the last minute."""
-    return {
-        "cpu_percent": psutil.cpu_percent(interval=1.0),
-        "load_1_minute": psutil.getloadavg()[0],
-    }
+def sweep_rows(found: Measurements) -> list[dict[str, Any]]:
+    """Rows on cost as work grows: by length ("filled") and by batch, with sentences a second."""
+    return [
+        {
+            "name": name,
+            "threads": threads,
+            "kind": workload.kind,
+            "size": workload.size,
+            "latency_ms": timing.summary(),
+            "per_second": (workload.size if workload.kind == "batch" else 1)
+            * 1000
+            / timing.summary()["p50"],
+        }
+        for (threads, workload), timings in found.timings.items()
+        if workload.kind in ("filled", "batch")
+        for name, timing in timings.items()
+    ]
 
 
 def write_benchmark(
-    path: Path, profile, environment: dict, rows: list, results, load: dict
+    path: Path, profile, environment: dict, rows: list, found: Measurements, **sections
 ) -> None:
-    """Write `benchmark.json`: profile, environment, protocol, rows and the raw timings in ms."""
+    """Write `benchmark.json`: profile, environment, protocol, rows and the raw timings in ms.
+
+    `sections` are further entries, such as sweeps or factors, stored as they are.
+    """
     document = {
         "profile": profile.name,
         "date": datetime.now(UTC).date().isoformat(),
+        "commit": git_commit(),
         "environment": environment | {"threads": sorted({row["threads"] for row in rows})},
         "protocol": {
             "batch_size": 1,
-            "tokenisation": "outside the timed region",
+            "tokenisation": "padded: outside the timed region; own lengths: inside",
             "process": "one for each variant, bound to as many cores as threads",
             "order": "shuffled in every round, the same sentences for all",
             "speedup": "median over rounds of baseline mean / variant mean, bootstrap 95 %",
-            "load_before": load,
+            "others_used": {
+                f"{threads} threads, {workload.kind} {workload.size or ''}".strip(): share
+                for (threads, workload), share in found.others.items()
+            },
             **profile.benchmark.model_dump(),
         },
         "rows": rows,
+        "unavailable": found.unavailable,
+        **sections,
         "raw_ms": [
             {
                 "threads": threads,
-                "sequence_length": length,
-                "timings": {name: asdict(t)["rounds"] for name, t in timings.items()},
+                "sequence_length": workload.size or OWN_LENGTHS,
+                "workload": workload.kind,
+                "timings": {name: timing.rounds for name, timing in timings.items()},
             }
-            for (threads, length), timings in results.items()
+            for (threads, workload), timings in found.timings.items()
         ],
     }
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -6,7 +6,8 @@ import re
 import unicodedata
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, disable_progress_bars
+from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from helpers.assets import fetch_asset
@@ -41,6 +42,27 @@ def load_data(settings: Data) -> DatasetDict:
             for name, rows in splits.items()
         }
     )
+
+
+def load_text(path: Path) -> Dataset:
+    """Read unlabelled sentences, one a line, from a text file, plain or compressed.
+
+    Returns the column `sentence`, memory-mapped from the user's cache; blank lines are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no sentence, or is not UTF-8 text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; give one with a sentence on each line")
+    try:
+        lines = load_dataset("text", data_files=str(path), split="train")
+    except DatasetGenerationError as error:
+        raise ValueError(f"{path} cannot be read as UTF-8 text: {error.__cause__}") from error
+    filled = lines.filter(lambda batch: [bool(t.strip()) for t in batch["text"]], batched=True)
+    if not len(filled):
+        raise ValueError(f"{path} holds no sentence")
+    return filled.rename_column("text", "sentence")
 
 
 def read_movie_reviews(path: Path) -> list[tuple[str, float]]:

@@ -2,13 +2,14 @@
 
 import os
 import platform
+import subprocess
 from functools import cache
 from importlib.metadata import version
 
 import cpuinfo
 import psutil
 
-from helpers.profile import Profile
+from helpers.profile import ROOT, Profile
 
 # x86 and Arm instruction sets that decide how fast matrix products are
 _TELLING = (
@@ -37,10 +38,31 @@ def instruction_sets() -> list[str]:
     return [name for name in _TELLING if name in flags]
 
 
+def has_bf16(device: str) -> bool:
+    """Whether the device, "cpu", "cuda" or "mps", multiplies bfloat16 in hardware."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(instruction_sets()))
+
+
 def physical_cores() -> int:
     """Physical cores this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(psutil.cpu_count(logical=False) or usable, usable)
+
+
+def git_commit() -> str | None:
+    """The commit that is checked out, with "+" where files differ from it; None outside git."""
+    try:
+        state = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return state.stdout.strip()
 
 
 def describe_environment() -> dict:

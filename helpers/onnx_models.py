@@ -1,6 +1,7 @@
 """ONNX files of BERT-type classifiers: export, the reader's notes inside them, what they hold."""
 
 import json
+import math
 import tempfile
 import warnings
 from collections import Counter, defaultdict
@@ -12,9 +13,11 @@ import onnx
 import onnxruntime
 import pandas as pd
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 INPUTS = ("input_ids", "attention_mask")
+ENGINE_INPUTS = ("input_ids", "token_type_ids", "attention_mask")  # the reference engine's order
 # matrix products and what is fused around them, in integer arithmetic
 INTEGER_OPERATORS = {
     "MatMulInteger",
@@ -26,8 +29,71 @@ INTEGER_OPERATORS = {
 }
 
 
-def export_onnx(model: PreTrainedModel, path: Path, *, opset: int = 17) -> None:
-    """Export a classifier with inputs `input_ids`, `attention_mask` and output `logits`.
+class PlainBert(nn.Module):
+    """A BERT classifier spelt out plainly: the same weights and logits, an easier graph.
+
+    `first_token_only` leaves out what nobody reads: the head sees the first token alone, so in the
+    last layer only that token's query, attention output and feed-forward block are computed.
+    Without `token_types` there is no such input, and every token is of type 0, as in single
+    sentences.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, first_token_only: bool, token_types: bool = False
+    ):
+        super().__init__()
+        self.model, self.first_token_only, self.token_types = model, first_token_only, token_types
+
+    def forward(self, input_ids, *others):
+        """Logits from `input_ids`, `token_type_ids` where it is an input, and `attention_mask`."""
+        *token_type_ids, attention_mask = others
+        embeddings, length = self.model.bert.embeddings, input_ids.size(1)
+        states = embeddings.word_embeddings(input_ids)
+        if self.token_types:
+            states = states + embeddings.token_type_embeddings(token_type_ids[0])
+            states = states + embeddings.position_embeddings(embeddings.position_ids[:, :length])
+        else:
+            always = (
+                embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+            )
+            states = states + always[:length]
+        states = embeddings.LayerNorm(states)
+        real = attention_mask[:, None, None, :].to(states.dtype)
+        bias = (1.0 - real) * torch.finfo(states.dtype).min
+        *lower, last = self.model.bert.encoder.layer
+        for layer in lower:
+            states = self._layer(layer, states, states, bias)
+        first = states[:, :1] if self.first_token_only else states
+        first = self._layer(last, first, states, bias)[:, 0]
+        return self.model.classifier(torch.tanh(self.model.bert.pooler.dense(first)))
+
+    @staticmethod
+    def _layer(layer, asking, states, bias):
+        """One encoder layer for the tokens `asking` (batch, n, hidden), attending to `states`."""
+        attention, projected = layer.attention.self, layer.attention.output
+        heads, size = attention.num_attention_heads, attention.attention_head_size
+
+        def by_head(rows):
+            return rows.view(rows.size(0), rows.size(1), heads, size).permute(0, 2, 1, 3)
+
+        query = by_head(attention.query(asking))
+        key, value = by_head(attention.key(states)), by_head(attention.value(states))
+        scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(size) + bias
+        context = torch.matmul(torch.softmax(scores, dim=-1), value).permute(0, 2, 1, 3)
+        context = context.contiguous().view(context.size(0), context.size(1), heads * size)
+        attended = projected.LayerNorm(projected.dense(context) + asking)
+        widened = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(attended))
+        return layer.output.LayerNorm(layer.output.dense(widened) + attended)
+
+
+def export_onnx(
+    model: PreTrainedModel | PlainBert,
+    path: Path,
+    *,
+    opset: int = 17,
+    inputs: Sequence[str] = INPUTS,
+) -> None:
+    """Export a classifier with the given inputs, in this order, and the output `logits`.
 
     Batch size and length are dynamic; inputs are int64 (batch, length), the output is float32
     (batch, classes). Attention is traced as plain matrix products, which every runtime and
@@ -37,18 +103,19 @@ def export_onnx(model: PreTrainedModel, path: Path, *, opset: int = 17) -> None:
         onnx.checker.ValidationError: the exported graph is not valid ONNX.
     """
     model = model.eval().cpu()
-    model.set_attn_implementation("eager")
+    if isinstance(model, PreTrainedModel):
+        model.set_attn_implementation("eager")
     example = torch.ones((2, 8), dtype=torch.int64)
     axes = {0: "batch", 1: "length"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (example, example),
+            (example,) * len(inputs),
             path,
-            input_names=list(INPUTS),
+            input_names=list(inputs),
             output_names=["logits"],
-            dynamic_axes={name: axes for name in INPUTS} | {"logits": {0: "batch"}},
+            dynamic_axes={name: axes for name in inputs} | {"logits": {0: "batch"}},
             opset_version=opset,
             dynamo=False,
         )

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from helpers.benchmark import Speedup
 from helpers.metrics import Accuracy
 
 # Okabe and Ito's palette, told apart with every common form of colour blindness
@@ -127,6 +128,57 @@ def plot_speedups(rows: Sequence[Mapping]) -> Figure:
     axes.invert_yaxis()
     axes.set(xlabel="speedup over BERT-Base, PyTorch FP32 (same rounds)")
     axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.88))
+    return figure
+
+
+def plot_waterfall(factors: Mapping[str, Speedup]) -> Figure:
+    """Factors that multiply to the last one, each bar standing on the product of those before."""
+    figure, axes = _figure(figsize=(7.2, 0.5 * len(factors) + 1))
+    *steps, total = factors.items()
+    reached = 1.0
+    for place, (_, factor) in enumerate(steps):
+        axes.barh(place, reached * (factor.value - 1), left=reached, color=_PALETTE["student"])
+        reached *= factor.value
+        axes.annotate(
+            f"{factor.value:.2f}x", (reached, place), xytext=(4, 0), textcoords="offset points",
+            va="center",
+        )  # fmt: skip
+    value = total[1].value
+    spread = [[value - total[1].low], [total[1].high - value]]
+    axes.barh(len(steps), value - 1, left=1, color=_PALETTE["teacher"], xerr=spread, capsize=3)
+    axes.annotate(
+        f"{value:.1f}x", (total[1].high, len(steps)), xytext=(4, 0), textcoords="offset points",
+        va="center",
+    )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlim(1, value * 1.8)
+    axes.set_yticks(range(len(factors)), list(factors))
+    axes.invert_yaxis()
+    axes.set(xlabel="times faster, multiplied up (log scale); interval of the total 95 %")
+    return figure
+
+
+def plot_sweep(rows: Sequence[Mapping], value: str, *, xlabel: str, ylabel: str) -> Figure:
+    """One line a variant over the sizes of a sweep; `value` names what is drawn: p50 or per_second.
+
+    `rows` are rows of a sweep in `benchmark.json` at one thread count.
+    """
+    figure, axes = _figure()
+    for place, name in enumerate(dict.fromkeys(row["name"] for row in rows)):
+        points = [
+            (row["size"], row["latency_ms"][value] if value == "p50" else row[value])
+            for row in rows
+            if row["name"] == name
+        ]
+        style = ("-", "--", ":", "-.")[place % 4]
+        marker = "os^Dv"[place % 5]
+        axes.plot(*zip(*points, strict=True), style, marker=marker, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    sizes = sorted({row["size"] for row in rows})
+    axes.set_xticks(sizes, sizes)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left", frameon=False)
     return figure
 
 

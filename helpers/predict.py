@@ -16,10 +16,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
-from helpers.runtimes import load_model
+from helpers.environment import physical_cores
+from helpers.runtimes import load_model, load_text_encoder, pad_rows
 
 BATCH = 32
+BUCKETS = (8, 16, 24, 32, 48)  # and the model's longest
+NOTES = "notes"  # where an OpenVINO model keeps what ONNX keeps among its metadata
 
 
 class PredictError(ValueError):
@@ -27,44 +31,45 @@ class PredictError(ValueError):
 
 
 class Classifier:
-    """A classifier from a PyTorch folder or an ONNX file of the artefacts.
+    """A classifier from a PyTorch folder, an ONNX file or an OpenVINO `.xml` of the artefacts.
+
+    An OpenVINO model is compiled once for each of a few lengths, and every sentence runs alone at
+    the shortest that holds it; the others run sentences together, padded to the longest.
 
     Raises:
-        PredictError: the path is missing, or is neither a folder with `model.safetensors` nor an
-            ONNX file that names its tokenizer.
+        PredictError: the path is missing, or is neither a folder with `model.safetensors` nor a
+            model file that names its tokenizer.
     """
 
     def __init__(self, path: Path | str, *, threads: int | None = None):
-        from helpers.environment import physical_cores
-
         path = Path(path)
-        threads = threads or physical_cores()
         if not path.exists():
             raise PredictError(f"{path} does not exist")
         if path.is_dir():
-            folder, self.max_length, self.labels = _describe_folder(path)
-            runtime = "pytorch"
+            runtime, notes, folder = "pytorch", _folder_notes(path), path
         else:
-            folder, self.max_length, self.labels = _describe_onnx(path)
-            runtime = "onnxruntime"
-        self._tokenizer = _load_tokenizer(folder)
-        self._model = load_model(runtime, path, threads=threads)
+            runtime = "openvino" if path.suffix == ".xml" else "onnxruntime"
+            notes = _openvino_notes(path) if runtime == "openvino" else _onnx_notes(path)
+            folder = path.parent / notes["tokenizer"]
+        self.max_length, self.labels = int(notes["max_length"]), tuple(notes["labels"])
+        options = {}
+        if runtime == "openvino":
+            shorter = [length for length in BUCKETS if length < self.max_length]
+            options = {"buckets": (*shorter, self.max_length)}
+        if not (folder / "tokenizer.json").is_file():
+            raise PredictError(f"the tokenizer is missing: {folder} holds no tokenizer.json")
+        self._encode = load_text_encoder(folder, self.max_length)
+        threads = threads or physical_cores()
+        try:
+            self._model = load_model(runtime, path, threads=threads, **options)
+        except Exception as error:  # the runtimes' own exceptions share no base class
+            cause = str(error).strip().splitlines() or [type(error).__name__]
+            raise PredictError(f"{path} cannot be loaded by {runtime}: {cause[0]}") from None
 
     def probabilities(self, sentences: list[str]) -> np.ndarray:
         """Class probabilities, float64 of shape (sentences, classes)."""
-        batch = self._tokenizer(
-            sentences,
-            truncation=True,
-            max_length=self.max_length,
-            padding=True,
-            return_token_type_ids=False,
-            return_tensors="np",
-        )
-        logits = self._model.run(
-            batch["input_ids"].astype(np.int64), batch["attention_mask"].astype(np.int64)
-        ).astype(np.float64)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials / exponentials.sum(axis=1, keepdims=True)
+        rows = [self._encode(sentence)[0][0] for sentence in sentences]
+        return softmax(self._model.run(*pad_rows(rows)).astype(np.float64), axis=1)
 
     def classify(self, sentences: Iterable[str]) -> Iterator[tuple[str, float]]:
         """Yield (label, probability of the last class: positive) for each sentence, in order."""
@@ -74,46 +79,51 @@ class Classifier:
                 yield self.labels[int(row.argmax())], float(row[-1])
 
 
-def _describe_folder(path: Path) -> tuple[Path, int, tuple[str, ...]]:
+def _folder_notes(path: Path) -> dict:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         tokenizer = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-        length = int(tokenizer["model_max_length"])
+        notes = {"labels": labels, "max_length": int(tokenizer["model_max_length"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PredictError(f"{path} is not a folder with a classifier: {error}") from None
     if not (path / "model.safetensors").is_file():
         raise PredictError(f"{path} holds no model.safetensors")
-    return path, length, tuple(labels)
+    return notes
 
 
-def _describe_onnx(path: Path) -> tuple[Path, int, tuple[str, ...]]:
-    import onnxruntime
+def _onnx_notes(path: Path) -> dict:
+    import onnx
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception:  # the runtime's own exceptions share no base class
+        model = onnx.load(path)
+    except Exception:  # protobuf's exceptions share no base class
         raise PredictError(f"{path} is not an ONNX model that can be loaded") from None
-    notes = session.get_modelmeta().custom_metadata_map
+    return _checked(path, {entry.key: entry.value for entry in model.metadata_props})
+
+
+def _openvino_notes(path: Path) -> dict:
+    import openvino
+
     try:
-        folder = path.parent / notes["tokenizer"]
-        return folder, int(notes["max_length"]), tuple(json.loads(notes["labels"]))
+        model = openvino.Core().read_model(path)
+    except RuntimeError:
+        raise PredictError(f"{path} is not an OpenVINO model that can be loaded") from None
+    info = model.get_rt_info([NOTES]).value if model.has_rt_info([NOTES]) else {}
+    return _checked(path, {key: str(entry.value) for key, entry in info.items()})
+
+
+def _checked(path: Path, notes: dict[str, str]) -> dict:
+    try:
+        return {
+            "tokenizer": notes["tokenizer"],
+            "max_length": int(notes["max_length"]),
+            "labels": json.loads(notes["labels"]),
+        }
     except (KeyError, ValueError):
         raise PredictError(
             f"{path} does not say which tokenizer it needs; use a file made by 03 or 04"
         ) from None
-
-
-def _load_tokenizer(folder: Path):
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer.json").is_file():
-        raise PredictError(f"the tokenizer is missing: {folder} holds no tokenizer.json")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def read_lines(stream) -> Iterator[str]:
@@ -133,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for a model or input that fails."""
     parser = argparse.ArgumentParser(prog="python -m helpers.predict", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--model", required=True, type=Path, help="a folder or an .onnx file")
+    parser.add_argument("--model", required=True, type=Path, help="a folder, an .onnx or an .xml")
     chosen = parser.parse_args(arguments)
     try:
         classifier = Classifier(chosen.model)

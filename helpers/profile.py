@@ -1,10 +1,14 @@
 """Profiles: everything that differs between two runs, declared together and validated on loading.
 
 A profile is a TOML file in `profiles/`. It holds data, models, architectures and hyperparameters;
-no code asks for a profile's name. A profile may `extend` another and state only what differs.
+no code asks for a profile's name. A profile may `extend` another and state only what differs, and
+the environment variable SET changes single settings for one run: `SET="name=trial seed=7
+teacher.frozen_layers=0"`. Artefacts go by the profile's name, so a trial with a name of its own
+leaves the others alone.
 """
 
 import os
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIABLE = "PROFILE"
+VARIABLE, CHANGES_VARIABLE = "PROFILE", "SET"
 DEFAULT = "laptop"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -114,6 +118,31 @@ class Student(_Section):
     distil_augmented: Training
 
 
+class Pretraining(_Section):
+    """Task-agnostic distillation of an encoder (notebook 00, optional).
+
+    `text` is a file of unlabelled sentences, one a line, plain or compressed; where it is empty
+    the training sentences are read without their labels. Layers count from 1 and pair up in
+    order; a weight of 0 leaves a pair out.
+    """
+
+    text: str
+    teacher: str
+    teacher_layers: Annotated[list[Positive], Field(min_length=1)]
+    student_layers: Annotated[list[Positive], Field(min_length=1)]
+    layer_weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    pooled_weight: Annotated[float, Field(ge=0)]
+    masked: Annotated[float, Field(ge=0, lt=1)]
+    principal_components: bool
+    training: Training
+
+    @model_validator(mode="after")
+    def _layers_pair_up(self):
+        if not len(self.teacher_layers) == len(self.student_layers) == len(self.layer_weights):
+            raise ValueError("teacher_layers, student_layers and layer_weights differ in length")
+        return self
+
+
 class Augmentation(_Section):
     """Text augmentation after Tang et al. 2019."""
 
@@ -132,25 +161,37 @@ class Quantization(_Section):
 
 
 class Benchmark(_Section):
-    """How long and at which sizes the CPU benchmark runs; a thread count of 0 is every core."""
+    """How long and at which sizes the CPU benchmark runs; a thread count of 0 is every core.
+
+    In a round each variant has a turn of at least `turn_ms` milliseconds on the same
+    `sentences_per_turn` sentences. `lengths` and `batches` are the sizes of the sweeps, which take
+    `sweep_rounds` rounds; `buckets` are the lengths that static shapes are compiled for.
+    """
 
     sequence_length: Positive
     sentences: Positive
     warmup_rounds: Positive
     rounds: Positive
-    calls_per_turn: Positive
+    sweep_rounds: Positive
+    sentences_per_turn: Positive
+    turn_ms: Positive
     threads: Annotated[list[Count], Field(min_length=1)]
+    lengths: Annotated[list[Positive], Field(min_length=1)]
+    batches: Annotated[list[Positive], Field(min_length=1)]
+    buckets: Annotated[list[Positive], Field(min_length=1)]
 
 
 class Profile(_Section):
     """One profile; see `profiles/laptop.toml` for what each setting means."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     description: str
+    changes: str = ""  # what SET changed, as it was given
     seed: Count
     max_length: Annotated[int, Field(ge=8, le=512)]
     data: Data
     baseline: Baseline
+    pretraining: Pretraining
     teacher: Teacher
     student: Student
     augmentation: Augmentation
@@ -167,18 +208,40 @@ def load_profile(name: str | None = None, *, folder: Path = ROOT / "profiles") -
     """Load the profile called `name`, or the one the environment variable PROFILE names.
 
     Raises:
-        ProfileError: the name is unknown (the message lists the known ones), or the file holds a
-            missing, misspelt or impossible setting (the message names it).
+        ProfileError: the name is unknown (the message lists the known ones), or the file or the
+            environment variable SET holds a missing, misspelt or impossible setting (the message
+            names it).
     """
     name = name or os.environ.get(VARIABLE) or DEFAULT
-    settings = _read(name, folder)
+    changes = os.environ.get(CHANGES_VARIABLE, "").strip()
+    settings = {"name": name} | _merged(_read(name, folder), _parse_changes(changes))
     try:
-        return Profile(name=name, **settings)
+        return Profile(changes=changes, **settings)
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
         )
-        raise ProfileError(f"profiles/{name}.toml: {wrong}") from None
+        source = f"profiles/{name}.toml" + (f" with {CHANGES_VARIABLE}={changes!r}" * bool(changes))
+        raise ProfileError(f"{source}: {wrong}") from None
+
+
+def _parse_changes(changes: str) -> dict[str, Any]:
+    """Read `section.key=value` pairs parted by blanks; a value is TOML, or else plain text."""
+    parsed: dict[str, Any] = {}
+    for change in shlex.split(changes):
+        key, equals, text = change.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ProfileError(
+                f"{CHANGES_VARIABLE}: {change!r} is not of the form section.key=value"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        parsed = _merged(parsed, value)
+    return parsed
 
 
 def _read(name: str, folder: Path) -> dict[str, Any]:

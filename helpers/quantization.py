@@ -1,5 +1,6 @@
 """What the INT8 notebook needs around neural-compressor, ONNX Runtime and NNCF."""
 
+import json
 import logging
 import tempfile
 import warnings
@@ -11,10 +12,17 @@ import numpy as np
 import onnx
 import openvino as ov
 from datasets import Dataset
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 
 from helpers.environment import physical_cores
+from helpers.predict import NOTES
 from helpers.runtimes import load_model
-from helpers.training import collect_logits
+from helpers.training import collect_rows
 
 
 class QuantizationError(RuntimeError):
@@ -61,7 +69,7 @@ def runtime_logits(runtime, source, encoded: Dataset, tokenizer, *, description:
     def run(batch):
         return model.run(batch["input_ids"], batch["attention_mask"])
 
-    return collect_logits(run, encoded, tokenizer, description=description, batch_size=1)
+    return collect_rows(run, encoded, tokenizer, description=description, batch_size=1)
 
 
 def graph_logits(graph, encoded: Dataset, tokenizer, *, description: str) -> np.ndarray:
@@ -85,6 +93,34 @@ def save_quantized(model, path: Path) -> None:
             "is unchanged"
         )
     model.save(str(path))
+
+
+def quantize_for_engine(source: Path, target: Path, calibration: CalibrationLoader) -> None:
+    """Static INT8 as the reference NLP engine reads it, of an export with token types.
+
+    Every MatMul gets unsigned activations and signed weights with one scale a column, as a pair of
+    QuantizeLinear and DequantizeLinear; ranges are minimum and maximum over the calibration
+    sentences.
+    """
+
+    class Reader(CalibrationDataReader):
+        rows = iter(calibration.inputs)
+
+        def get_next(self):
+            row = next(self.rows, None)
+            return row and row | {"token_type_ids": np.zeros_like(row["input_ids"])}
+
+    with quiet():
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
 
 
 @contextmanager
@@ -130,6 +166,12 @@ def tuning_log() -> Iterator[list[str]]:
         logger.setLevel(level)
 
 
-def save_openvino(model: ov.Model, path: Path) -> None:
-    """Save an OpenVINO model as `.xml` and `.bin`, its unquantized weights in FP32."""
+def save_openvino(model: ov.Model, path: Path, **notes) -> None:
+    """Save an OpenVINO model as `.xml` and `.bin`, its unquantized weights in FP32.
+
+    `notes` are those of `onnx_models.write_notes`.
+    """
+    for name, value in notes.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        model.set_rt_info(text, [NOTES, name])
     ov.save_model(model, path, compress_to_fp16=False)

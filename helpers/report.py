@@ -88,10 +88,14 @@ def with_results(readme: str, results: dict) -> str:
     return re.sub(f"{begin}.*{end}", lambda _: block, readme, flags=re.DOTALL)
 
 
-def refresh_committed(executed: list[Path], results: dict, *, root: Path = ROOT) -> None:
-    """Make a run the committed reference: its notebooks, its results, the README's table."""
+def refresh_notebooks(executed: list[Path], *, root: Path = ROOT) -> None:
+    """Make executed copies the committed notebooks."""
     for path in executed:
         shutil.copyfile(path, root / "notebooks" / path.name)
+
+
+def refresh_results(results: dict, *, root: Path = ROOT) -> None:
+    """Make a run's results the committed reference and render the README's table from them."""
     reference = {key: value for key, value in results.items() if key != "raw_ms"}
     target = root / "results" / f"{results['profile']}.json"
     target.write_text(json.dumps(reference, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,8 @@
 
 python -m helpers.run            every notebook, in the profile that PROFILE names
 python -m helpers.run --from 03  from that step on
+python -m helpers.run --only 00  one notebook alone, such as the optional 00
+python -m helpers.run --script 00  one notebook as a script without its probes, to launch
 python -m helpers.run --refresh  also store the executed copies as the committed notebooks
 """
 
@@ -16,11 +18,19 @@ import nbformat
 import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import PythonExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
 
-from helpers.artifacts import Artifacts
-from helpers.assets import AssetError, fetch_asset
+from helpers.artifacts import Artifacts, make_command
+from helpers.assets import AssetError, fetch_profile_assets
 from helpers.profile import ROOT, ProfileError, load_profile
-from helpers.report import read_results, refresh_committed, results_text, write_report
+from helpers.report import (
+    read_results,
+    refresh_notebooks,
+    refresh_results,
+    results_text,
+    write_report,
+)
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -37,17 +47,16 @@ class ProgressClient(NotebookClient):
 
 
 def numbered_notebooks(first: str = "01") -> list[Path]:
-    """The notebooks of the main job in order, from the step `first` (two digits) on.
+    """The notebooks in order, from the step `first` (two digits) on; the main job begins at 01.
 
     Raises:
         ValueError: no notebook has that number.
     """
-    notebooks = sorted(p for p in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if p.name >= "01")
-    chosen = [path for path in notebooks if path.name[:2] >= first]
+    notebooks = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if first not in {path.name[:2] for path in notebooks}:
         known = ", ".join(path.name[:2] for path in notebooks)
         raise ValueError(f"no notebook is numbered {first!r}; known: {known}")
-    return chosen
+    return [path for path in notebooks if path.name[:2] >= first]
 
 
 def execute_notebook(path: Path, target: Path) -> None:
@@ -85,6 +94,20 @@ def execute_notebook(path: Path, target: Path) -> None:
         nbformat.write(notebook, target)
 
 
+def export_script(path: Path, target: Path) -> Path:
+    """Write a notebook as a Python script, without the cells tagged `probe`; returns its path.
+
+    It is what several processes run together, such as those of `accelerate launch`.
+    """
+    exporter = PythonExporter()
+    exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"probe"}), enabled=True)
+    script, _ = exporter.from_filename(str(path))
+    target = target.with_suffix(".py")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(script, encoding="utf-8")
+    return target
+
+
 class PeakMemory(threading.Thread):
     """Watches how much memory this process and its descendants take, shared pages left out."""
 
@@ -117,16 +140,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
+    steps = parser.add_mutually_exclusive_group()
+    steps.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
+    steps.add_argument("--only", metavar="NN", help="one step alone")
+    steps.add_argument("--script", metavar="NN", help="write one step as a script, print its path")
     parser.add_argument(
         "--refresh", action="store_true", help="store outputs in notebooks/, results/ and README.md"
     )
     chosen = parser.parse_args(arguments)
     try:
         profile = load_profile()
-        notebooks = numbered_notebooks(chosen.first)
-        for name in (profile.data.source, profile.teacher.model):
-            fetch_asset(name)
+        notebooks = numbered_notebooks(chosen.only or chosen.script or chosen.first)
+        if chosen.only or chosen.script:
+            notebooks = notebooks[:1]
+        if chosen.script:
+            print(export_script(notebooks[0], ROOT / "artifacts/scripts" / notebooks[0].stem))
+            return 0
+        fetch_profile_assets(profile)
     except (ProfileError, AssetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -145,16 +175,23 @@ def main(arguments: list[str] | None = None) -> int:
             _explain(error, notebook, profile.name)
             return 1
         except KeyboardInterrupt:
-            print(f"\ninterrupted; {_resume(notebook, profile.name)}", file=sys.stderr)
+            resume = make_command(notebook.stem, profile.name)
+            print(f"\ninterrupted; to resume: {resume}", file=sys.stderr)
             return 130
         minutes = (time.monotonic() - began) / 60
         print(f"  done in {minutes:.1f} min, at most {memory.gigabytes:.1f} GB of memory")
+    if chosen.only:
+        if chosen.refresh:
+            refresh_notebooks([folder / notebooks[0].name])
+        print(f"executed copy: {(folder / notebooks[0].name).relative_to(ROOT)}")
+        return 0
     executed = [folder / path.name for path in numbered_notebooks()]
     report = artifacts.path("report.html")
     write_report([path for path in executed if path.exists()], report, title=profile.description)
     results = read_results(artifacts.path("benchmark.json"))
     if chosen.refresh:
-        refresh_committed(executed, results)
+        refresh_notebooks(executed)
+        refresh_results(results)
     print(results_text(results))
     print(f"\n{(time.monotonic() - started) / 60:.1f} min in all. Written:")
     for path in (folder, report, artifacts.path("benchmark.json")):
@@ -168,11 +205,7 @@ def _explain(error: Exception, notebook: Path, profile: str) -> None:
     memory = psutil.virtual_memory()
     if isinstance(error, DeadKernelError):
         print(f"the kernel died; {memory.available / 2**30:.1f} GiB free", file=sys.stderr)
-    print(_resume(notebook, profile), file=sys.stderr)
-
-
-def _resume(notebook: Path, profile: str) -> str:
-    return f"to resume: make run PROFILE={profile} FROM={notebook.name[:2]}"
+    print(f"to resume: {make_command(notebook.stem, profile)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """One interface to every runtime: token arrays in, logits out, on a fixed number of threads."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import tokenizers
+
+from helpers.environment import has_bf16
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RuntimeName = Literal["pytorch", "onnxruntime", "openvino"]
@@ -23,23 +27,29 @@ class LoadedModel:
     threads: int
 
 
-def load_model(runtime: RuntimeName, source, *, threads: int) -> LoadedModel:
+def load_model(runtime: RuntimeName, source, *, threads: int, **options) -> LoadedModel:
     """Load a model for inference on the CPU with exactly `threads` threads.
 
     `source` is a path (a folder of safetensors for PyTorch, an `.onnx` file for ONNX Runtime and
     OpenVINO, an `.xml` for OpenVINO), or for PyTorch a model that is already built.
 
+    Options of PyTorch: `mode`, one of "inference_mode" (the default), "autograd" (as the blog timed
+    it) and "compile" (`torch.compile`, which needs a C++ compiler). Of OpenVINO: `hint`, the
+    precision of what is not INT8, "f32" (the default) or "bf16"; and `buckets`, lengths to which
+    inputs are padded so that the model is compiled once for each, at batch size 1.
+
     Raises:
-        RuntimeError: the runtime would use another number of threads.
+        RuntimeError: the runtime would use another number of threads, or an option cannot be had
+            on this machine.
     """
     load = {"pytorch": _load_pytorch, "onnxruntime": _load_onnxruntime, "openvino": _load_openvino}
-    loaded = load[runtime](source, threads)
+    loaded = load[runtime](source, threads, **options)
     if loaded.threads != threads:
         raise RuntimeError(f"{runtime} uses {loaded.threads} threads instead of {threads}")
     return loaded
 
 
-def _load_pytorch(source, threads: int) -> LoadedModel:
+def _load_pytorch(source, threads: int, mode: str = "inference_mode") -> LoadedModel:
     import torch
     from transformers import AutoModelForSequenceClassification
     from transformers.utils.logging import disable_progress_bar
@@ -52,13 +62,18 @@ def _load_pytorch(source, threads: int) -> LoadedModel:
             source, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
     model.eval()
+    if mode == "compile":
+        if not shutil.which("g++"):
+            raise RuntimeError("torch.compile needs a C++ compiler, and there is no g++")
+        model = torch.compile(model)
 
     def run(input_ids, attention_mask):
-        with torch.inference_mode():
-            return model(
+        with torch.inference_mode(mode != "autograd"):
+            logits = model(
                 input_ids=torch.from_numpy(input_ids),
                 attention_mask=torch.from_numpy(attention_mask),
-            ).logits.numpy()
+            ).logits
+            return logits.detach().numpy()
 
     return LoadedModel(run, torch.get_num_threads())
 
@@ -78,23 +93,99 @@ def _load_onnxruntime(source: Path, threads: int) -> LoadedModel:
     return LoadedModel(run, session.get_session_options().intra_op_num_threads)
 
 
-def _load_openvino(source: Path, threads: int) -> LoadedModel:
+def _load_openvino(
+    source: Path, threads: int, hint: str = "f32", buckets: Sequence[int] = ()
+) -> LoadedModel:
     import openvino
 
-    compiled = openvino.compile_model(
-        str(source),
-        "CPU",
-        {
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",  # else BF16 where the CPU has it
-        },
-    )
+    if hint == "bf16" and not has_bf16("cpu"):
+        raise RuntimeError("this CPU has no BF16 instructions")
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": hint,  # else BF16 where the CPU has it
+    }
+
+    def compile_model(shape=None):
+        model = core.read_model(str(source))
+        if shape:
+            model.reshape({tensor.any_name: shape for tensor in model.inputs})
+        return core.compile_model(model, "CPU", settings)
+
+    if buckets:
+        by_length = {length: compile_model((1, length)) for length in sorted(buckets)}
+        return LoadedModel(_run_in_buckets(by_length), _openvino_threads(*by_length.values()))
+    compiled = compile_model()
     request = compiled.create_infer_request()
 
     def run(input_ids, attention_mask):
         feed = {"input_ids": input_ids, "attention_mask": attention_mask}
         return request.infer(feed, share_inputs=True)[0]
 
-    return LoadedModel(run, compiled.get_property("INFERENCE_NUM_THREADS"))
+    return LoadedModel(run, _openvino_threads(compiled))
+
+
+def _openvino_threads(*compiled) -> int:
+    return max(model.get_property("INFERENCE_NUM_THREADS") for model in compiled)
+
+
+def _run_in_buckets(by_length: dict) -> Run:
+    """Run a model of the shortest fitting length on each row, through arrays that stay in place."""
+    import openvino
+
+    held = {}
+    for length, compiled in by_length.items():
+        request = compiled.create_infer_request()
+        arrays = [np.zeros((1, length), dtype=np.int64) for _ in range(2)]
+        for name, array in zip(("input_ids", "attention_mask"), arrays, strict=True):
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        held[length] = (request, *arrays, request.get_output_tensor(0).data)
+    longest = max(held)
+
+    def run_row(input_ids, attention_mask):
+        n = len(input_ids)
+        if n > longest:
+            raise ValueError(f"{n} word pieces do not fit the longest bucket, {longest}")
+        request, ids, mask, logits = held[min(length for length in held if length >= n)]
+        ids[0, :n], ids[0, n:] = input_ids, 0
+        mask[0, :n], mask[0, n:] = attention_mask, 0
+        request.infer()
+        return logits[0].copy()
+
+    def run(input_ids, attention_mask):
+        return np.stack([run_row(*row) for row in zip(input_ids, attention_mask, strict=True)])
+
+    return run
+
+
+def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> tuple:
+    """Pad or cut rows of ids to one length, by default the longest's.
+
+    Returns `input_ids`, with 0 where the mask is 0, and `attention_mask`, int64 (rows, length).
+    """
+    length = length or max(map(len, rows))
+    ids = np.zeros((len(rows), length), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for place, row in enumerate(rows):
+        kept = row[:length]
+        ids[place, : len(kept)], mask[place, : len(kept)] = kept, 1
+    return ids, mask
+
+
+def load_text_encoder(tokenizer: Path, max_length: int) -> Callable[[str], tuple]:
+    """Return a function from a text to `input_ids` and `attention_mask`, int64 (1, length).
+
+    It calls the tokenizers library itself, which for one sentence takes a fraction of the time of
+    `transformers`' tokenizer around it and cuts the same word pieces.
+    """
+    encoder = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    encoder.enable_truncation(max_length)
+    encoder.no_padding()
+
+    def encode(text):
+        ids = np.array([encoder.encode(text).ids], dtype=np.int64)
+        return ids, np.ones_like(ids)
+
+    return encode

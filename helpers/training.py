@@ -17,16 +17,18 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 
 from helpers.data import LABELS
-from helpers.environment import instruction_sets
+from helpers.environment import has_bf16
 from helpers.profile import Architecture, Training
 
 transformers.logging.set_verbosity_error()
@@ -38,13 +40,6 @@ def pick_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def has_bf16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(instruction_sets()))
 
 
 def load_tokenizer(folder: Path, **settings) -> PreTrainedTokenizerBase:
@@ -75,9 +70,8 @@ def load_classifier(
         "num_labels": len(LABELS),
         "id2label": dict(enumerate(LABELS)),
         "label2id": {label: i for i, label in enumerate(LABELS)},
+        **dropout_rates(dropout),
     }
-    if dropout is not None:
-        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
     if (found := Architecture.of(config)) != architecture:
         raise ValueError(f"{folder} holds {found}, the profile declares {architecture}")
@@ -95,18 +89,29 @@ def load_classifier(
     )
 
 
-def untrained_classifier(architecture: Architecture, *, seed: int) -> PreTrainedModel:
-    """Build a BERT classifier of a given shape with weights drawn from `seed`, in FP32."""
-    torch.manual_seed(seed)
-    config = BertConfig(
+def dropout_rates(dropout: float | None) -> dict[str, float]:
+    """BERT's configuration entries for one dropout rate everywhere; None leaves its own."""
+    if dropout is None:
+        return {}
+    return {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+
+
+def bert_config(architecture: Architecture, **settings) -> BertConfig:
+    """BERT's configuration in a given shape; `settings` go to `BertConfig` as they are."""
+    return BertConfig(
         num_hidden_layers=architecture.layers,
         hidden_size=architecture.hidden,
         num_attention_heads=architecture.heads,
         intermediate_size=architecture.intermediate,
         vocab_size=architecture.vocabulary,
-        num_labels=len(LABELS),
+        **settings,
     )
-    return BertForSequenceClassification(config).eval()
+
+
+def untrained_classifier(architecture: Architecture, *, seed: int) -> PreTrainedModel:
+    """Build a BERT classifier of a given shape with weights drawn from `seed`, in FP32."""
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(bert_config(architecture, num_labels=len(LABELS))).eval()
 
 
 def freeze_lower_layers(model: PreTrainedModel, layers: int) -> None:
@@ -185,7 +190,49 @@ def length_sorted_batches(
         yield positions, dict(tokenizer.pad(rows, return_tensors="np"))
 
 
-def collect_logits(
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint that `Trainer` left in a folder, or None.
+
+    `trainer_state.json` is what `Trainer` writes last into a checkpoint.
+    """
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def fine_tune(
+    checkpoint: Path,
+    architecture: Architecture,
+    settings: Training,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    folder: Path,
+    seed: int,
+    pretrained: bool = True,
+    trainer_class: type[Trainer] = Trainer,
+) -> Trainer:
+    """Train a classifier from a checkpoint on a tokenised dataset; returns the trainer, done.
+
+    The arguments up to the tokenizer are those of `load_classifier` and `training_arguments`;
+    `name` stands before the progress bar, and a `trainer_class` of one's own brings its own loss.
+    """
+    set_seed(seed)
+    trainer = trainer_class(
+        model=load_classifier(
+            checkpoint, architecture, pretrained=pretrained, dropout=settings.dropout
+        ),
+        args=training_arguments(settings, folder=folder, seed=seed, remove_unused_columns=False),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+    show_progress(trainer, name)
+    trainer.train()
+    return trainer
+
+
+def collect_rows(
     run: Callable[[dict[str, np.ndarray]], np.ndarray],
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -193,13 +240,14 @@ def collect_logits(
     description: str,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Call `run` on every batch and return the logits (n, classes) in the dataset's order."""
-    logits = np.empty((len(dataset), len(LABELS)), dtype=np.float32)
+    """Call `run` on every batch and return its rows, FP32 (n, size), in the dataset's order."""
+    positions, rows = [np.empty(0, dtype=int)], []
     with tqdm(total=len(dataset), desc=description, unit=" sentences") as bar:
-        for positions, batch in length_sorted_batches(dataset, tokenizer, batch_size):
-            logits[positions] = run(batch)
-            bar.update(len(positions))
-    return logits
+        for chosen, batch in length_sorted_batches(dataset, tokenizer, batch_size):
+            positions.append(chosen)
+            rows.append(run(batch))
+            bar.update(len(chosen))
+    return np.concatenate(rows)[np.argsort(np.concatenate(positions))].astype(np.float32)
 
 
 def predict_logits(
@@ -222,7 +270,7 @@ def predict_logits(
             inputs = {key: torch.as_tensor(rows).to(model.device) for key, rows in batch.items()}
             return model(**inputs).logits.float().cpu().numpy()
 
-    return collect_logits(run, dataset, tokenizer, description=description)
+    return collect_rows(run, dataset, tokenizer, description=description)
 
 
 def score_sentences(
@@ -244,7 +292,7 @@ def score_sentences(
     def run(batch):
         return compiled([batch["input_ids"], batch["attention_mask"]])[0]
 
-    return collect_logits(run, dataset, tokenizer, description=description)
+    return collect_rows(run, dataset, tokenizer, description=description)
 
 
 def compile_for_scoring(model: PreTrainedModel) -> ov.CompiledModel:

@@ -231,4 +231,5 @@ def test_every_profile_uses_declared_assets():
     declared = load_assets()
     for name in known_profiles():
         profile = load_profile(name)
-        assert {profile.data.source, profile.teacher.model} <= set(declared)
+        wanted = {profile.data.source, profile.teacher.model, profile.pretraining.teacher}
+        assert wanted <= set(declared)

@@ -8,7 +8,7 @@ import pytest
 from helpers.profile import ROOT
 from helpers.run import numbered_notebooks
 
-NOTEBOOKS = numbered_notebooks()
+NOTEBOOKS = numbered_notebooks("00")
 CHECK = "nbval-check-output"
 
 
@@ -31,8 +31,9 @@ def notebook(request):
     return loaded
 
 
-def test_the_five_steps_are_there():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+def test_the_five_steps_and_the_optional_one_are_there():
+    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05"]
+    assert [path.name[:2] for path in numbered_notebooks()] == ["01", "02", "03", "04", "05"]
 
 
 def test_it_was_run_in_order_without_errors(notebook):

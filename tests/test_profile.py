@@ -22,7 +22,7 @@ def test_the_environment_variable_chooses(monkeypatch):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ProfileError, match=r"'lapdog'.*laptop, smoke"):
+    with pytest.raises(ProfileError, match=r"'lapdog'.*laptop, pretrain, smoke"):
         load_profile("lapdog")
 
 
@@ -66,3 +66,30 @@ def test_extends_changes_only_what_it_states(tmp_path):
     (folder / "mine.toml").write_text('extends = "laptop"\n[data]\nmin_rating = 1.0\n')
     mine = load_profile("mine", folder=folder)
     assert (mine.seed, mine.data.min_rating, mine.data.test_share) == (43, 1.0, 0.22)
+
+
+def test_set_changes_single_settings(monkeypatch):
+    changes = "name=trial seed=7 pretraining.layer_weights=[0,0,1] pretraining.text='my text.xz'"
+    monkeypatch.setenv("SET", changes)
+    trial = load_profile("laptop")
+    assert (trial.name, trial.seed, trial.pretraining.layer_weights) == ("trial", 7, [0, 0, 1])
+    assert trial.pretraining.text == "my text.xz"
+    assert trial.changes == changes
+    monkeypatch.delenv("SET")
+    assert trial.teacher == load_profile("laptop").teacher
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ("seed", "'seed' is not of the form"),
+        ("data.=1", "is not of the form"),
+        ("data.min_ratign=1", "data.min_ratign"),
+        ("name=../elsewhere", "name"),
+        ("pretraining.student_layers=[1]", "differ in length"),
+    ],
+)
+def test_a_wrong_change_is_named(monkeypatch, changes, complaint):
+    monkeypatch.setenv("SET", changes)
+    with pytest.raises(ProfileError, match=complaint):
+        load_profile("laptop")

@@ -19,7 +19,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    monkeypatch.setattr(run, "fetch_asset", lambda name: None)
+    monkeypatch.setattr(run, "fetch_profile_assets", lambda profile: None)
     monkeypatch.setenv("PROFILE", "smoke")
     real = run.Artifacts
     monkeypatch.setattr(run, "Artifacts", lambda p: real(p, root=tmp_path / "artifacts"))
@@ -89,4 +89,4 @@ def test_an_unknown_step_or_profile_is_named(project, capfd, monkeypatch):
     assert "no notebook is numbered '09'; known: 01" in capfd.readouterr().err
     monkeypatch.setenv("PROFILE", "lapdog")
     assert run.main([]) == 2
-    assert "known profiles: laptop, smoke" in capfd.readouterr().err
+    assert "known profiles: laptop, pretrain, smoke" in capfd.readouterr().err

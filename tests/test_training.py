@@ -5,10 +5,10 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, Trainer
 
 from helpers.data import tokenize
+from helpers.environment import has_bf16
 from helpers.profile import ROOT, Architecture, Training
 from helpers.training import (
     freeze_lower_layers,
-    has_bf16,
     load_classifier,
     predict_logits,
     score_sentences,
