@@ -351,9 +351,9 @@ def _serve(connection, variant: Variant, inputs: dict, threads: int, max_length:
 def _warm_up(run, items: list[tuple], *, milliseconds: float = 100, turns: int = 10) -> None:
     """Call until the median of a turn is within 5 % of the turn before it, at most ten turns.
 
-    A runtime prepares for each shape when it first sees it, so every input is run once before.
+    A runtime prepares for each shape when it first sees it, so one input of each is run before.
     """
-    for item in items:
+    for item in {getattr(item[0], "shape", item[0]): item for item in items}.values():
         run(*item)
     last = None
     for _ in range(turns):

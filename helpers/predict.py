@@ -110,7 +110,7 @@ def _openvino_notes(path: Path) -> dict:
     except RuntimeError:
         raise PredictError(f"{path} is not an OpenVINO model that can be loaded") from None
     info = model.get_rt_info([NOTES]).value if model.has_rt_info([NOTES]) else {}
-    return _checked(path, {key: str(entry.value) for key, entry in info.items()})
+    return _checked(path, {key: str(getattr(note, "value", note)) for key, note in info.items()})
 
 
 def _checked(path: Path, notes: dict[str, str]) -> dict:
