@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
-.PHONY: help run pretrain test engine lint lab assets refresh lock clean
+.PHONY: help run pretrain test engine lint lab assets refresh readme lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -53,6 +53,9 @@ assets: $(READY) ## fetch the data and weights of PROFILE into the user's cache
 
 refresh: $(READY) ## run the default profile and store its outputs in notebooks/
 	@$(BIN)/python -m helpers.run --refresh
+
+readme: $(READY) ## render the README's table and picture from results/
+	@$(BIN)/python -m helpers.report
 
 lock: $(READY) ## resolve requirements.txt anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --output-file requirements.lock

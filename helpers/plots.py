@@ -127,7 +127,7 @@ def plot_speedups(rows: Sequence[Mapping]) -> Figure:
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="speedup over BERT-Base, PyTorch FP32 (same rounds)")
-    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.88))
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False)
     return figure
 
 
@@ -172,7 +172,8 @@ def plot_sweep(rows: Sequence[Mapping], value: str, *, xlabel: str, ylabel: str)
         ]
         style = ("-", "--", ":", "-.")[place % 4]
         marker = "os^Dv"[place % 5]
-        axes.plot(*zip(*points, strict=True), style, marker=marker, label=name)
+        colour = list(_PALETTE.values())[place % len(_PALETTE)]
+        axes.plot(*zip(*points, strict=True), style, marker=marker, color=colour, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     sizes = sorted({row["size"] for row in rows})

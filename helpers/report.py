@@ -1,4 +1,7 @@
-"""What a run leaves to read: the HTML report, the results as text, the committed reference run."""
+"""What a run leaves to read: the HTML report, the results as text, the committed reference run.
+
+`python -m helpers.report` renders the README's table and picture anew from the reference run.
+"""
 
 import json
 import re
@@ -31,54 +34,74 @@ def read_results(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _padded(results: dict, threads: int) -> list[tuple[str, str, str, str, str]]:
-    length = results["protocol"]["sequence_length"]
-    cells = []
-    for row in results["rows"]:
-        if (row["threads"], row["sequence_length"]) == (threads, length):
-            accuracy = row["accuracy"]
-            cells.append(
-                (
-                    row["name"],
-                    f"{row['size_mb']:.1f}" if row["size_mb"] else "",
-                    f"{row['latency_ms']['p50']:.2f}",
-                    f"{row['speedup_vs_bert_base_pytorch']:.1f}x",
-                    f"{accuracy['value']:.4f}" if accuracy else "",
-                )
-            )
-    return cells
+def _cells(results: dict, threads: int, length: int | str) -> dict[str, tuple[str, ...]]:
+    """By name: size, accuracy, median latency and speedup, as text."""
+    return {
+        row["name"]: (
+            f"{row['size_mb']:.1f}" if row["size_mb"] else "",
+            f"{row['accuracy']['value']:.4f}" if row["accuracy"] else "",
+            f"{row['latency_ms']['p50']:.2f}",
+            f"{row['speedup_vs_bert_base_pytorch']:.1f}x",
+        )
+        for row in results["rows"]
+        if (row["threads"], row["sequence_length"]) == (threads, length)
+    }
 
 
 def results_text(results: dict) -> str:
     """The rows at the padded length, as plain text, one block for each thread count."""
-    lines = []
+    lines, length = [], results["protocol"]["sequence_length"]
     for threads in results["environment"]["threads"]:
-        length = results["protocol"]["sequence_length"]
         lines.append(f"\nbatch 1, {length} word pieces, {threads} thread{'s' * (threads > 1)}")
-        lines.append(f"{'':40s}{'MB':>8s}{'p50 ms':>9s}{'speedup':>9s}{'accuracy':>10s}")
-        for name, size, latency, speedup, accuracy in _padded(results, threads):
-            lines.append(f"{name:40s}{size:>8s}{latency:>9s}{speedup:>9s}{accuracy:>10s}")
+        lines.append(f"{'':62s}{'MB':>8s}{'accuracy':>10s}{'p50 ms':>9s}{'speedup':>9s}")
+        for name, (size, accuracy, latency, ratio) in _cells(results, threads, length).items():
+            lines.append(f"{name:62s}{size:>8s}{accuracy:>10s}{latency:>9s}{ratio:>9s}")
+    lines += [f"left out: {name}: {why}" for name, why in results["unavailable"].items()]
     return "\n".join(lines)
 
 
 def results_markdown(results: dict) -> str:
-    """The table of the README: size and accuracy, then latency and speedup by thread count."""
-    environment = results["environment"]
+    """The table of the README: size, accuracy, latencies and speedups; below it the factors."""
+    environment, length = results["environment"], results["protocol"]["sequence_length"]
     counts = environment["threads"]
     heads = [f"{n} thread{'s' * (n > 1)}, ms | speedup" for n in counts]
     lines = [
-        f"Batch 1, {results['protocol']['sequence_length']} word pieces, on "
-        f"{environment['cpu']} ({environment['physical_cores']} cores, "
-        f"{', '.join(environment['instruction_sets'])}):",
+        f"Batch 1, {length} word pieces, on {environment['cpu']} "
+        f"({environment['physical_cores']} cores, {', '.join(environment['instruction_sets'])}), "
+        f"{results['date']}; last columns: from text to label at the sentences' own lengths, on "
+        f"{counts[-1]} threads:",
         "",
-        f"| | MB | accuracy | {' | '.join(heads)} |",
-        "|---|--:|--:|" + "--:|" * (2 * len(counts)),
+        f"| | MB | accuracy | {' | '.join(heads)} | from text, ms | speedup |",
+        "|---|--:|--:|" + "--:|" * (2 * len(counts) + 2),
     ]
-    for rows in zip(*(_padded(results, threads) for threads in counts), strict=True):
-        name, size, _, _, accuracy = rows[0]
-        timed = " | ".join(f"{latency} | {speedup}" for _, _, latency, speedup, _ in rows)
+    blocks = [_cells(results, threads, length) for threads in counts]
+    blocks.append(_cells(results, counts[-1], "own"))
+    for name, (size, accuracy, *_) in blocks[0].items():
+        timed = " | ".join(" | ".join(block[name][2:]) for block in blocks)
         lines.append(f"| {name} | {size} | {accuracy} | {timed} |")
+    lines.append("")
+    for threads, factors in results["factors"].items():
+        *steps, total = factors.items()
+        product = " x ".join(f"{factor['value']:.2f} ({step})" for step, factor in steps)
+        count = f"{threads} thread{'s' * (int(threads) > 1)}"
+        lines.append(f"- {count}: {total[1]['value']:.1f}x = {product}")
     return "\n".join(lines)
+
+
+def results_picture(results: dict, target: Path) -> None:
+    """Draw the README's picture, accuracy against latency beside the blog's, as SVG."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from helpers.plots import plot_frontier
+
+    count, length = results["environment"]["threads"][-1], results["protocol"]["sequence_length"]
+    rows = [r for r in results["rows"] if (r["threads"], r["sequence_length"]) == (count, length)]
+    blog = pd.read_csv(ROOT / "results" / "blog_2022.csv", comment="#").to_dict("records")
+    with plt.rc_context({"svg.hashsalt": "results", "svg.fonttype": "none"}):
+        figure = plot_frontier(rows, blog)
+        figure.savefig(target, metadata={"Date": None})
+    plt.close(figure)
 
 
 def with_results(readme: str, results: dict) -> str:
@@ -95,10 +118,21 @@ def refresh_notebooks(executed: list[Path], *, root: Path = ROOT) -> None:
 
 
 def refresh_results(results: dict, *, root: Path = ROOT) -> None:
-    """Make a run's results the committed reference and render the README's table from them."""
+    """Make a run's results the committed reference and render the README from them."""
     reference = {key: value for key, value in results.items() if key != "raw_ms"}
     target = root / "results" / f"{results['profile']}.json"
     target.write_text(json.dumps(reference, indent=1) + "\n", encoding="utf-8")
+    render_readme(root=root)
+
+
+def render_readme(*, root: Path = ROOT) -> None:
+    """Render the README's table and picture from the reference run in `results/`."""
+    results = read_results(root / "results" / "laptop.json")
+    results_picture(results, root / "results" / "laptop.svg")
     readme = root / "README.md"
     text = with_results(readme.read_text(encoding="utf-8"), results)
     readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    render_readme()

@@ -1,9 +1,10 @@
+import lzma
 import random
 
 import pytest
 
 from helpers.assets import fetch_asset
-from helpers.data import load_data, normalised, read_movie_reviews, split_by_hash
+from helpers.data import load_data, load_text, normalised, read_movie_reviews, split_by_hash
 from helpers.profile import load_profile
 
 
@@ -55,3 +56,23 @@ def test_the_default_data_is_what_the_readme_says():
     for row in data["dev"]:
         assert row["label"] == int(ratings[row["sentence"]] > 0)
         assert abs(ratings[row["sentence"]]) >= profile.data.min_rating
+
+
+def test_unlabelled_text_is_read_plain_and_compressed(tmp_path):
+    text = "a fine film\n\n  \nnaïve — but fine\n"
+    (tmp_path / "plain.txt").write_text(text, encoding="utf-8")
+    with lzma.open(tmp_path / "packed.txt.xz", "wt", encoding="utf-8") as stream:
+        stream.write(text)
+    for name in ("plain.txt", "packed.txt.xz"):
+        assert load_text(tmp_path / name)["sentence"][:] == ["a fine film", "naïve — but fine"]
+
+
+def test_text_that_cannot_be_read_is_explained(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
+        load_text(tmp_path / "none.txt")
+    (tmp_path / "blank.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match="holds no sentence"):
+        load_text(tmp_path / "blank.txt")
+    (tmp_path / "latin.txt").write_bytes(b"na\xefve\n")
+    with pytest.raises(ValueError, match="cannot be read as UTF-8"):
+        load_text(tmp_path / "latin.txt")

@@ -5,7 +5,14 @@ import onnx
 import onnxruntime
 import pytest
 
-from helpers.onnx_models import compare_logits, operator_counts, operator_times, size_mb
+from helpers.onnx_models import (
+    PlainBert,
+    compare_logits,
+    export_onnx,
+    operator_counts,
+    operator_times,
+    size_mb,
+)
 from helpers.quantization import runtime_logits
 from helpers.runtimes import load_model
 from helpers.training import predict_logits
@@ -18,6 +25,15 @@ def test_the_export_computes_what_pytorch_does(tiny_model, tiny_onnx, tokenizer,
         parity = compare_logits(reference, exported)
         assert parity["largest difference"] < 1e-3, runtime
         assert parity["same label"] == 1.0, runtime
+
+
+def test_leaving_out_what_nobody_reads_changes_no_logit(tiny_model, tokenizer, encoded, tmp_path):
+    reference = predict_logits(tiny_model, encoded, tokenizer)
+    for first_token_only in (False, True):
+        path = tmp_path / f"{first_token_only}.onnx"
+        export_onnx(PlainBert(tiny_model, first_token_only=first_token_only), path)
+        exported = runtime_logits("onnxruntime", path, encoded, tokenizer, description="plain")
+        assert compare_logits(reference, exported)["largest difference"] < 1e-3
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 64), (5, 17), (16, 3)])

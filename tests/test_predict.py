@@ -2,9 +2,11 @@ import subprocess
 import sys
 
 import numpy as np
+import openvino
 import pytest
 
 from helpers.predict import Classifier
+from helpers.quantization import save_openvino
 from tests.conftest import SENTENCES
 
 ODD = [
@@ -105,3 +107,30 @@ def test_a_reader_that_stops_early_causes_no_traceback(tiny_onnx):
     process.stdout.close()
     _, errors = process.communicate(b"a film\n" * 5000)
     assert (process.returncode, errors) == (0, b"")
+
+
+@pytest.fixture(scope="module")
+def tiny_openvino(tiny_onnx):
+    path = tiny_onnx.with_name("student.xml")
+    notes = {"tokenizer": "student", "max_length": "64", "labels": ["negative", "positive"]}
+    save_openvino(openvino.Core().read_model(tiny_onnx), path, **notes)
+    return path
+
+
+def test_length_buckets_answer_as_the_plain_path_does(tiny_openvino, tiny_folder):
+    sentences = SENTENCES + ODD
+    fast, plain = Classifier(tiny_openvino), Classifier(tiny_folder)
+    together = list(fast.classify(sentences))
+    alone = [next(fast.classify([sentence])) for sentence in sentences]
+    assert together == alone
+    expected = list(plain.classify(sentences))
+    assert [label for label, _ in together] == [label for label, _ in expected]
+    np.testing.assert_allclose([p for _, p in together], [p for _, p in expected], atol=1e-3)
+
+
+def test_an_openvino_model_without_notes_is_refused(tiny_onnx, tmp_path):
+    save_openvino(openvino.Core().read_model(tiny_onnx), tmp_path / "bare.xml")
+    done = predict(tmp_path / "bare.xml", b"a film\n")
+    assert done.returncode == 2 and b"does not say which tokenizer" in done.stderr
+    (tmp_path / "bare.xml").write_text("<net")
+    assert b"not an OpenVINO model" in predict(tmp_path / "bare.xml", b"a film\n").stderr

@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from safetensors import safe_open
 
 from helpers.profile import ROOT, load_profile
-from helpers.report import MARKS, read_results, with_results
+from helpers.report import MARKS, read_results, results_picture, with_results
 from helpers.training import load_classifier, load_tokenizer
 
 BERT_MINI = ROOT / "checkpoints/bert-mini"
@@ -105,6 +105,15 @@ def test_the_readmes_figures_are_those_of_the_reference_run():
     readme = (ROOT / "README.md").read_text()
     assert all(mark in readme for mark in MARKS)
     assert with_results(readme, read_results(ROOT / "results/laptop.json")) == readme
+
+
+def test_the_readmes_picture_is_that_of_the_reference_run(tmp_path):
+    results_picture(read_results(ROOT / "results/laptop.json"), tmp_path / "new.svg")
+    texts = [
+        re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
+        for path in (tmp_path / "new.svg", ROOT / "results/laptop.svg")
+    ]
+    assert len(texts[0]) > 20 and texts[0] == texts[1]
 
 
 def test_an_unfit_python_is_refused_in_one_line(tmp_path):

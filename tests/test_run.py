@@ -1,6 +1,7 @@
 """The runner on small notebooks of its own."""
 
 import json
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -27,6 +28,7 @@ def project(tmp_path, monkeypatch):
 
 
 RESULT = {
+    "unavailable": {"reference engine": "its environment is not installed"},
     "protocol": {"sequence_length": 64},
     "environment": {"threads": [1]},
     "rows": [
@@ -48,6 +50,7 @@ def test_notebooks_run_in_order_and_end_with_the_table(project, capfd):
     assert run.main([]) == 0
     printed = capfd.readouterr().out
     assert printed.index("01_a") < printed.index("02_b")
+    assert "left out: reference engine: its environment is not installed" in printed
     assert "70.0x" in printed and "0.9000" in printed and "report.html" in printed
     executed = nbformat.read(artifacts / "executed/02_b.ipynb", as_version=4)
     assert executed.cells[0].outputs[0].text == "from the first\n"
@@ -90,3 +93,17 @@ def test_an_unknown_step_or_profile_is_named(project, capfd, monkeypatch):
     monkeypatch.setenv("PROFILE", "lapdog")
     assert run.main([]) == 2
     assert "known profiles: laptop, pretrain, smoke" in capfd.readouterr().err
+
+
+def test_one_step_alone_and_as_a_script(project, capfd):
+    write(project / "notebooks", "00_a.ipynb", "open('zero', 'w')", "x = 'probing'")
+    notebook = nbformat.read(project / "notebooks/00_a.ipynb", as_version=4)
+    notebook.cells[1].metadata["tags"] = ["probe"]
+    nbformat.write(notebook, project / "notebooks/00_a.ipynb")
+    write(project / "notebooks", "01_b.ipynb", "raise OSError")
+    assert run.main(["--only", "00"]) == 0
+    assert (project / "notebooks/zero").exists()
+    assert "executed copy: artifacts/smoke/executed/00_a.ipynb" in capfd.readouterr().out
+    assert run.main(["--script", "00"]) == 0
+    script = Path(capfd.readouterr().out.strip()).read_text()
+    assert "zero" in script and "probing" not in script
