@@ -36,6 +36,7 @@ _INT8_STUDENTS = {  # each with what it was quantized from
     "student_int8_dynamic.onnx": "student.onnx",
     "student_int8_openvino.xml": "student.onnx",
     "student_int8_fast.xml": "student_fast.onnx",
+    "student_int8_asymmetric.xml": "student_fast.onnx",
     "student_int8_engine.onnx": "student_engine.onnx",
 }
 _INT8_BASELINES = ("baseline_int8.onnx", "baseline_int8_openvino.xml")

@@ -1,5 +1,7 @@
 """The floor under a latency: a model's operations at the highest rate seen on this CPU."""
 
+import contextlib
+import io
 import multiprocessing
 import time
 from dataclasses import dataclass
@@ -52,7 +54,7 @@ def _measure(threads: int) -> Peak:
     keep_to_cores(threads)
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((_WIDTH, _WIDTH)).astype(np.float32)
-    with quiet():
+    with quiet(), contextlib.redirect_stdout(io.StringIO()):  # it draws progress bars
         int8 = nncf.quantize(_stack_of_layers(rng), nncf.Dataset([rows]), subset_size=1)
     operations = 2 * _DEPTH * _WIDTH**3
     rates = []

@@ -143,19 +143,21 @@ def _run_in_buckets(by_length: dict) -> Run:
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         held[length] = (request, *arrays, request.get_output_tensor(0).data)
     longest = max(held)
+    fitting = [held[min(length for length in held if length >= n)] for n in range(longest + 1)]
 
     def run_row(input_ids, attention_mask):
         n = len(input_ids)
         if n > longest:
             raise ValueError(f"{n} word pieces do not fit the longest bucket, {longest}")
-        request, ids, mask, logits = held[min(length for length in held if length >= n)]
+        request, ids, mask, logits = fitting[n]
         ids[0, :n], ids[0, n:] = input_ids, 0
         mask[0, :n], mask[0, n:] = attention_mask, 0
         request.infer()
-        return logits[0].copy()
+        return logits.copy()
 
     def run(input_ids, attention_mask):
-        return np.stack([run_row(*row) for row in zip(input_ids, attention_mask, strict=True)])
+        rows = zip(input_ids, attention_mask, strict=True)
+        return np.concatenate([run_row(*row) for row in rows])
 
     return run
 
