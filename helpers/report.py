@@ -53,9 +53,9 @@ def results_text(results: dict) -> str:
     lines, length = [], results["protocol"]["sequence_length"]
     for threads in results["environment"]["threads"]:
         lines.append(f"\nbatch 1, {length} word pieces, {threads} thread{'s' * (threads > 1)}")
-        lines.append(f"{'':62s}{'MB':>8s}{'accuracy':>10s}{'p50 ms':>9s}{'speedup':>9s}")
+        lines.append(f"{'':70s}{'MB':>8s}{'accuracy':>10s}{'p50 ms':>9s}{'speedup':>9s}")
         for name, (size, accuracy, latency, ratio) in _cells(results, threads, length).items():
-            lines.append(f"{name:62s}{size:>8s}{accuracy:>10s}{latency:>9s}{ratio:>9s}")
+            lines.append(f"{name:70s}{size:>8s}{accuracy:>10s}{latency:>9s}{ratio:>9s}")
     lines += [f"left out: {name}: {why}" for name, why in results["unavailable"].items()]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.engine import EngineError, EngineProcess, engine_fault
 from helpers.onnx_models import ENGINE_INPUTS, PlainBert, export_onnx
@@ -36,12 +37,15 @@ def test_a_process_that_dies_is_reported(tmp_path):
 
 @pytest.fixture(scope="module")
 def engine_files(tokenizer, encoded, tmp_path_factory):
-    """A small student in FP32 and INT8 as the engine reads it, and its logits by PyTorch."""
+    """A small student as the engine reads it, FP32 and INT8, and its logits by PyTorch.
+
+    The engine knows certain hidden sizes alone, 256 among them.
+    """
     folder = tmp_path_factory.mktemp("engine")
-    shape = Architecture(layers=2, hidden=64, heads=2, intermediate=128, vocabulary=30522)
+    shape = Architecture(layers=2, hidden=256, heads=4, intermediate=512, vocabulary=30522)
     model = untrained_classifier(shape, seed=5)
-    for parameter in model.parameters():
-        parameter.data.mul_(2)
+    for parameter in model.parameters():  # exporters merge equal weights; the engine cannot
+        parameter.data.mul_(2).add_(0.02 * torch.randn_like(parameter))
     tokenizer.save_pretrained(folder / "tokenizer")
     plain = PlainBert(model, first_token_only=False, token_types=True)
     export_onnx(plain, folder / "fp32.onnx", opset=14, inputs=ENGINE_INPUTS)
