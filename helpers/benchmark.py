@@ -160,6 +160,11 @@ class Measurements:
         return self.others[threads, workload] < 0.05
 
 
+def thread_counts(settings: Benchmark) -> list[int]:
+    """The thread counts to time at, the smallest first; 0 stands for every physical core."""
+    return sorted({count or physical_cores() for count in settings.threads})
+
+
 def run_benchmark(
     variants: Sequence[Variant],
     sentences: Sequence[str],
@@ -176,20 +181,16 @@ def run_benchmark(
         RuntimeError: a variant that is not optional could not be loaded or died.
     """
     found = Measurements()
-    counts = dict.fromkeys(count or physical_cores() for count in settings.threads)
     inputs = {v.name: _inputs(v, sentences, workloads, settings, max_length) for v in variants}
-    for threads in counts:
+    for threads in thread_counts(settings):
         with ExitStack() as stack:
             workers = {}
-            for variant in variants:
-                if variant.name in found.unavailable:
-                    continue
+            present = [variant for variant in variants if variant.name not in found.unavailable]
+            for variant in present:
                 start = _EngineWorker if variant.runtime == _ENGINE else _SpawnedWorker
                 worker = start(variant, inputs[variant.name], threads, max_length)
                 workers[variant.name] = stack.enter_context(worker)
-            for variant in variants:
-                if variant.name not in workers:
-                    continue
+            for variant in present:
                 try:
                     memory = workers[variant.name].wait_until_ready()
                     found.memory_mb[threads, variant.name] = memory
@@ -296,15 +297,15 @@ class _EngineWorker:
     """The reference engine behind the same three calls."""
 
     def __init__(self, variant: Variant, inputs: dict, threads: int, max_length: int):
-        self._inputs = {
-            "/".join(map(str, workload)): [
+        as_lists = {
+            str(workload): [
                 item[0] if len(item) == 1 else [part[0].tolist() for part in item] for item in items
             ]
             for workload, items in inputs.items()
             if workload.kind != "batch"
         }
         self._start = partial(
-            EngineProcess, variant.source, variant.tokenizer, self._inputs, threads=threads,
+            EngineProcess, variant.source, variant.tokenizer, as_lists, threads=threads,
             max_length=max_length, **variant.options,
         )  # fmt: skip
         self._engine = None
@@ -316,7 +317,7 @@ class _EngineWorker:
 
     def time(self, workload: Workload, chosen: list[int], milliseconds: float) -> list[float]:
         """The same as the others'."""
-        return self._engine.time("/".join(map(str, workload)), chosen, milliseconds)
+        return self._engine.time(str(workload), chosen, milliseconds)
 
     def __enter__(self):
         return self

@@ -85,9 +85,9 @@ class EngineProcess:
             self.close()
             raise
         self.pid = ready["process"]
-        if ready["threads"] != threads:
+        if ready["cores"] != threads:
             self.close()
-            raise EngineError(f"it uses {ready['threads']} threads instead of {threads}")
+            raise EngineError(f"it has {ready['cores']} cores for {threads} threads")
 
     def logits(self, workload: str) -> np.ndarray:
         """Logits (inputs, classes) of a workload's inputs, float32."""

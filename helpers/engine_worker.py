@@ -79,14 +79,13 @@ def time_turn(run, items: list[tuple], *, milliseconds: float) -> list[float]:
 def serve(requests, answer) -> None:
     """Answer requests until they end."""
     job = json.loads(next(requests))
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job["threads"]])
     run = load(job)
     inputs = job["inputs"]
     for items in inputs.values():
         for item in items:  # it prepares for a length when it first sees it
             run(item)
-    answer({"ready": {"process": os.getpid(), "threads": int(os.environ["OMP_NUM_THREADS"])}})
+    answer({"ready": {"process": os.getpid(), "cores": len(os.sched_getaffinity(0))}})
     for line in requests:
         request = json.loads(line)
         if "logits" in request:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helpers.benchmark import keep_to_cores
 from helpers.profile import Architecture
 
 _WIDTH, _DEPTH, _TRIES = 1024, 8, 12
@@ -48,7 +49,6 @@ def _measure(threads: int) -> Peak:
     import nncf
     import openvino as ov
 
-    from helpers.benchmark import keep_to_cores
     from helpers.quantization import quiet
 
     keep_to_cores(threads)

@@ -22,12 +22,16 @@ from helpers.environment import physical_cores
 from helpers.runtimes import load_model, load_text_encoder, pad_rows
 
 BATCH = 32
-BUCKETS = (8, 16, 24, 32, 48)  # and the model's longest
 NOTES = "notes"  # where an OpenVINO model keeps what ONNX keeps among its metadata
 
 
 class PredictError(ValueError):
     """The model or the input cannot be used; the message says why."""
+
+
+def length_buckets(max_length: int) -> tuple[int, ...]:
+    """The lengths in word pieces that static shapes are compiled for; the last is the longest."""
+    return (*(length for length in (8, 16, 24, 32, 48) if length < max_length), max_length)
 
 
 class Classifier:
@@ -51,11 +55,10 @@ class Classifier:
             runtime = "openvino" if path.suffix == ".xml" else "onnxruntime"
             notes = _openvino_notes(path) if runtime == "openvino" else _onnx_notes(path)
             folder = path.parent / notes["tokenizer"]
-        self.max_length, self.labels = int(notes["max_length"]), tuple(notes["labels"])
+        self.max_length, self.labels = notes["max_length"], tuple(notes["labels"])
         options = {}
         if runtime == "openvino":
-            shorter = [length for length in BUCKETS if length < self.max_length]
-            options = {"buckets": (*shorter, self.max_length)}
+            options = {"buckets": length_buckets(self.max_length)}
         if not (folder / "tokenizer.json").is_file():
             raise PredictError(f"the tokenizer is missing: {folder} holds no tokenizer.json")
         self._encode = load_text_encoder(folder, self.max_length)

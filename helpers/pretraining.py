@@ -10,21 +10,14 @@ from torch import nn
 from transformers import AutoModel, BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.profile import Architecture
-from helpers.training import bert_config, collect_rows, dropout_rates
+from helpers.training import FROM_FOLDER, bert_config, collect_rows, dropout_rates
 
 _SPECIAL = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
 
 
 def load_encoder(folder: Path) -> PreTrainedModel:
     """Load a BERT or MPNet encoder without pooler and head from a local folder, in FP32."""
-    return AutoModel.from_pretrained(
-        folder,
-        add_pooling_layer=False,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        use_safetensors=True,
-    ).eval()
+    return AutoModel.from_pretrained(folder, add_pooling_layer=False, **FROM_FOLDER).eval()
 
 
 def untrained_encoder(

@@ -165,7 +165,7 @@ class Benchmark(_Section):
 
     In a round each variant has a turn of at least `turn_ms` milliseconds on the same
     `sentences_per_turn` sentences. `lengths` and `batches` are the sizes of the sweeps, which take
-    `sweep_rounds` rounds; `buckets` are the lengths that static shapes are compiled for.
+    `sweep_rounds` rounds.
     """
 
     sequence_length: Positive
@@ -178,7 +178,6 @@ class Benchmark(_Section):
     threads: Annotated[list[Count], Field(min_length=1)]
     lengths: Annotated[list[Positive], Field(min_length=1)]
     batches: Annotated[list[Positive], Field(min_length=1)]
-    buckets: Annotated[list[Positive], Field(min_length=1)]
 
 
 class Profile(_Section):

@@ -101,6 +101,7 @@ def _load_openvino(
     if hint == "bf16" and not has_bf16("cpu"):
         raise RuntimeError("this CPU has no BF16 instructions")
     core = openvino.Core()
+    model = core.read_model(str(source))
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -108,16 +109,15 @@ def _load_openvino(
         "INFERENCE_PRECISION_HINT": hint,  # else BF16 where the CPU has it
     }
 
-    def compile_model(shape=None):
-        model = core.read_model(str(source))
-        if shape:
-            model.reshape({tensor.any_name: shape for tensor in model.inputs})
-        return core.compile_model(model, "CPU", settings)
+    def compile_for(length):
+        static = model.clone()
+        static.reshape({tensor.any_name: (1, length) for tensor in static.inputs})
+        return core.compile_model(static, "CPU", settings)
 
     if buckets:
-        by_length = {length: compile_model((1, length)) for length in sorted(buckets)}
+        by_length = {length: compile_for(length) for length in sorted(buckets)}
         return LoadedModel(_run_in_buckets(by_length), _openvino_threads(*by_length.values()))
-    compiled = compile_model()
+    compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
 
     def run(input_ids, attention_mask):

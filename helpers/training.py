@@ -34,6 +34,14 @@ from helpers.profile import Architecture, Training
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
+# How a model is read from a folder: nothing from the network, no pickle, FP32, plain attention.
+FROM_FOLDER = {
+    "dtype": torch.float32,
+    "attn_implementation": "eager",
+    "local_files_only": True,
+    "use_safetensors": True,
+}
+
 
 def pick_device() -> str:
     """The fastest device at hand: cuda, then mps, then cpu."""
@@ -79,14 +87,7 @@ def load_classifier(
         return AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, attn_implementation="eager"
         )
-    return AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    return AutoModelForSequenceClassification.from_pretrained(folder, config=config, **FROM_FOLDER)
 
 
 def dropout_rates(dropout: float | None) -> dict[str, float]:

@@ -117,7 +117,7 @@ def variants(tiny_folder, tiny_onnx, tiny_architecture):
 
 SETTINGS = Benchmark(
     sequence_length=32, sentences=2, warmup_rounds=1, rounds=3, sweep_rounds=2,
-    sentences_per_turn=2, turn_ms=1, threads=[0], lengths=[8, 16], batches=[3], buckets=[32],
+    sentences_per_turn=2, turn_ms=1, threads=[0], lengths=[8, 16], batches=[3],
 )  # fmt: skip
 SENTENCES = ["a good film", "a bad film, and a long one at that"]
 PADDED = Workload("padded", 32)
