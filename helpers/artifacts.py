@@ -17,7 +17,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from helpers.assets import sha256
-from helpers.profile import ROOT, Profile
+from helpers.profile import DEFAULT, ROOT, Profile
 
 
 class Recipe(NamedTuple):
@@ -126,7 +126,7 @@ class Artifacts:
     def _fault(self, name: str, manifest: dict[str, dict]) -> str | None:
         recipe, entry = RECIPES[name], manifest.get(name)
         shown = f"artifacts/{self.profile.name}/{name}"
-        command = make_command(recipe.notebook, self.profile.name)
+        command = make_command(recipe.notebook, self.profile)
         remedy = f"run notebooks/{recipe.notebook}.ipynb first ({command})"
         if entry is None or not self.path(name).exists():
             return f"{shown} is missing: {remedy}"
@@ -161,11 +161,16 @@ class Artifacts:
         aside.replace(self.path("manifest.json"))
 
 
-def make_command(notebook: str, profile: str) -> str:
-    """The command that goes on from a notebook, given by its name."""
-    if notebook == _PRETRAIN:
-        return f"make pretrain PROFILE={profile}"
-    return f"make run PROFILE={profile} FROM={notebook[:2]}"
+def make_command(notebook: str, profile: Profile) -> str:
+    """The command that goes on from a notebook, given by its name, with the same settings."""
+    pretraining = notebook == _PRETRAIN
+    words = [
+        "make pretrain" if pretraining else "make run",
+        "" if profile.base == DEFAULT else f"PROFILE={profile.base}",
+        f'SET="{profile.changes}"' if profile.changes else "",
+        "" if pretraining else f"FROM={notebook[:2]}",
+    ]
+    return " ".join(filter(None, words))
 
 
 def _digest(path: Path) -> str:

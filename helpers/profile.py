@@ -185,6 +185,7 @@ class Profile(_Section):
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     description: str
+    base: str = DEFAULT  # the file it was loaded from
     changes: str = ""  # what SET changed, as it was given
     seed: Count
     max_length: Annotated[int, Field(ge=8, le=512)]
@@ -215,7 +216,7 @@ def load_profile(name: str | None = None, *, folder: Path = ROOT / "profiles") -
     changes = os.environ.get(CHANGES_VARIABLE, "").strip()
     settings = {"name": name} | _merged(_read(name, folder), _parse_changes(changes))
     try:
-        return Profile(changes=changes, **settings)
+        return Profile(**{"base": name, "changes": changes} | settings)
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
@@ -227,7 +228,11 @@ def load_profile(name: str | None = None, *, folder: Path = ROOT / "profiles") -
 def _parse_changes(changes: str) -> dict[str, Any]:
     """Read `section.key=value` pairs parted by blanks; a value is TOML, or else plain text."""
     parsed: dict[str, Any] = {}
-    for change in shlex.split(changes):
+    try:
+        parts = shlex.split(changes)
+    except ValueError as error:
+        raise ProfileError(f"{CHANGES_VARIABLE}: {error}") from None
+    for change in parts:
         key, equals, text = change.partition("=")
         if not equals or not all(key.split(".")):
             raise ProfileError(

@@ -23,7 +23,7 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 
 from helpers.artifacts import Artifacts, make_command
 from helpers.assets import AssetError, fetch_profile_assets
-from helpers.profile import ROOT, ProfileError, load_profile
+from helpers.profile import ROOT, Profile, ProfileError, load_profile
 from helpers.report import (
     read_results,
     refresh_notebooks,
@@ -172,10 +172,10 @@ def main(arguments: list[str] | None = None) -> int:
             with PeakMemory() as memory:
                 execute_notebook(notebook, folder / notebook.name)
         except (CellExecutionError, DeadKernelError) as error:
-            _explain(error, notebook, profile.name)
+            _explain(error, notebook, profile)
             return 1
         except KeyboardInterrupt:
-            resume = make_command(notebook.stem, profile.name)
+            resume = make_command(notebook.stem, profile)
             print(f"\ninterrupted; to resume: {resume}", file=sys.stderr)
             return 130
         minutes = (time.monotonic() - began) / 60
@@ -199,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _explain(error: Exception, notebook: Path, profile: str) -> None:
+def _explain(error: Exception, notebook: Path, profile: Profile) -> None:
     print(f"\nerror: {notebook.relative_to(ROOT)} stopped", file=sys.stderr)
     print(str(error), file=sys.stderr)
     memory = psutil.virtual_memory()

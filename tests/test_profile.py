@@ -84,6 +84,7 @@ def test_set_changes_single_settings(monkeypatch):
     [
         ("seed", "'seed' is not of the form"),
         ("data.=1", "is not of the form"),
+        ("name='open", "SET: No closing quotation"),
         ("data.min_ratign=1", "data.min_ratign"),
         ("name=../elsewhere", "name"),
         ("pretraining.student_layers=[1]", "differ in length"),

@@ -71,6 +71,13 @@ def test_a_failing_cell_stops_the_run_and_says_how_to_resume(project, capfd):
     assert (project / "artifacts/smoke/executed/02_b.ipynb").exists()
 
 
+def test_resuming_keeps_what_was_set_for_the_run(project, capfd, monkeypatch):
+    monkeypatch.setenv("SET", "name=trial seed=7")
+    write(project / "notebooks", "01_a.ipynb", "raise OSError")
+    assert run.main([]) == 1
+    assert 'make run PROFILE=smoke SET="name=trial seed=7" FROM=01' in capfd.readouterr().err
+
+
 def test_a_dead_kernel_is_reported(project, capfd):
     write(project / "notebooks", "01_a.ipynb", "import os; os.kill(os.getpid(), 9)")
     assert run.main([]) == 1
