@@ -13,17 +13,11 @@ FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
-run: $(READY) ## every numbered notebook in order, then the report; PROFILE=..., FROM=03
-	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.run --from $(FROM)
+run: $(READY) ## every numbered notebook in order; PROFILE=..., FROM=03, PROCESSES=4
+	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.run --from $(FROM) --processes $(PROCESSES)
 
 pretrain: $(READY) ## notebook 00, optional: pretrain the student; PROFILE=..., PROCESSES=4
-ifneq ($(PROCESSES),1)
-	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.assets
-	@script=$$($(BIN)/python -m helpers.run --script 00) && PROFILE=$(PROFILE) \
-		$(BIN)/accelerate launch --multi_gpu --num_processes=$(PROCESSES) --num_machines=1 \
-		--mixed_precision=no --dynamo_backend=no "$$script"
-endif
-	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.run --only 00
+	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.run --only 00 --processes $(PROCESSES)
 
 test: $(READY) ## unit tests, then all notebooks under nbval in the smoke profile
 	PROFILE=smoke $(BIN)/python -m helpers.assets

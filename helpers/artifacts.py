@@ -2,30 +2,35 @@
 
 Everything goes to `artifacts/<profile>/`. A file or folder is written aside and renamed, so that
 its name stands for a whole artefact; `manifest.json` records what each was made with: a digest of
-the settings, of the artefacts it was made from, and of its own content.
+the settings, of the artefacts it was made from, of its own content, and what the profile's
+references stood for, such as the commit of a model from the hub.
 """
 
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
 
-from helpers.assets import sha256
+from helpers.assets import digest, identify
 from helpers.profile import DEFAULT, ROOT, Profile
 
 
 class Recipe(NamedTuple):
-    """What an artefact is made by and from: a change in any of it makes the artefact stale."""
+    """What an artefact is made by and from: a change in any of it makes the artefact stale.
+
+    `uses_inputs` tells for a profile whether the inputs play a part in it.
+    """
 
     notebook: str
     settings: tuple[str, ...]  # parts of the profile
     inputs: tuple[str, ...] = ()  # other artefacts
+    uses_inputs: Callable[[Profile], bool] = lambda profile: True
 
 
 _PRETRAIN = "00_pretrain_student"
@@ -46,21 +51,31 @@ RECIPES = {
     "pretraining.json": Recipe(_PRETRAIN, (), ("pretrained",)),
     "teacher": Recipe(_TEACHER, ("seed", "max_length", "data", "teacher")),
     "predictions_01.npz": Recipe(_TEACHER, (), ("teacher",)),
-    "transfer.parquet": Recipe(_STUDENT, ("augmentation",), ("teacher",)),
+    "transfer.parquet": Recipe(_STUDENT, ("augmentation", "transfer", "generation"), ("teacher",)),
     "student_gold": Recipe(_STUDENT, ("seed", "max_length", "data", "student")),
-    "student": Recipe(_STUDENT, ("student",), ("transfer.parquet",)),
+    "student": Recipe(
+        _STUDENT,
+        ("student",),
+        ("transfer.parquet",),
+        lambda profile: profile.student.distil_augmented.epochs > 0,
+    ),
     "predictions_02.npz": Recipe(_STUDENT, (), ("student_gold", "student")),
     **{
         name: Recipe(_EXPORT, (), ("student",))
         for name in ("student.onnx", "student_fast.onnx", "student_engine.onnx")
     },
-    "baseline.onnx": Recipe(_EXPORT, ("seed", "baseline")),
+    "baseline.onnx": Recipe(
+        _EXPORT,
+        ("seed", "baseline"),
+        ("teacher",),
+        lambda profile: profile.baseline.weights == "teacher",
+    ),
     "predictions_03.npz": Recipe(_EXPORT, (), ("student.onnx",)),
     **{
         name: Recipe(_INT8, ("quantization",), (source,)) for name, source in _INT8_STUDENTS.items()
     },
     **{name: Recipe(_INT8, (), ("baseline.onnx",)) for name in _INT8_BASELINES},
-    "predictions_04.npz": Recipe(_INT8, (), tuple(_INT8_STUDENTS)),
+    "predictions_04.npz": Recipe(_INT8, (), (*_INT8_STUDENTS, *_INT8_BASELINES)),
     "benchmark.json": Recipe(
         _BENCHMARK,
         ("benchmark",),
@@ -80,14 +95,20 @@ class Artifacts:
         self.profile = profile
         self.folder = root / profile.name
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._identities: dict[str, str | None] = {}
 
     def path(self, name: str) -> Path:
         """Where the artefact called `name` lies, or will."""
         return self.folder / name
 
-    def checkpoints(self, name: str) -> Path:
-        """Folder of the checkpoints of an artefact's training; other settings, another folder."""
-        return self.folder / "checkpoints" / f"{name}-{self._settings(RECIPES[name])[:8]}"
+    def checkpoints(self, name: str, part: str = "") -> Path:
+        """Folder of the checkpoints of an artefact's training, or of a part of it.
+
+        With other settings or inputs it is another folder.
+        """
+        entry = self._made_with(RECIPES[name], self._manifest())
+        made_with = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+        return self.folder / "checkpoints" / "-".join(filter(None, (name, part, made_with[:8])))
 
     def require(self, *names: str) -> None:
         """Check that artefacts exist and were made with this profile's settings and inputs.
@@ -132,7 +153,10 @@ class Artifacts:
             return f"{shown} is missing: {remedy}"
         if entry["settings"] != self._settings(recipe):
             return f"{shown} was made with other settings: {remedy}"
-        for needed in recipe.inputs:
+        for reference, identity in entry.get("sources", {}).items():
+            if self._identify(reference) not in (None, identity):
+                return f"{shown} was made from another {reference} ({identity}): {remedy}"
+        for needed in self._inputs(recipe):
             if fault := self._fault(needed, manifest):
                 return fault
             if entry["inputs"][needed] != manifest[needed]["content"]:
@@ -140,12 +164,25 @@ class Artifacts:
         return None
 
     def _entry(self, name: str, manifest: dict[str, dict]) -> dict:
-        recipe = RECIPES[name]
+        return self._made_with(RECIPES[name], manifest) | {"content": digest(self.path(name))}
+
+    def _made_with(self, recipe: Recipe, manifest: dict[str, dict]) -> dict:
+        references = self.profile.references(*recipe.settings).values() if recipe.settings else ()
         return {
             "settings": self._settings(recipe),
-            "inputs": {needed: manifest[needed]["content"] for needed in recipe.inputs},
-            "content": _digest(self.path(name)),
+            "sources": {reference: self._identify(reference) for reference in references},
+            "inputs": {
+                needed: manifest.get(needed, {}).get("content") for needed in self._inputs(recipe)
+            },
         }
+
+    def _inputs(self, recipe: Recipe) -> tuple[str, ...]:
+        return recipe.inputs if recipe.uses_inputs(self.profile) else ()
+
+    def _identify(self, reference: str) -> str | None:
+        if reference not in self._identities:
+            self._identities[reference] = identify(reference)
+        return self._identities[reference]
 
     def _settings(self, recipe: Recipe) -> str:
         settings = self.profile.model_dump(mode="json", include=set(recipe.settings))
@@ -171,11 +208,3 @@ def make_command(notebook: str, profile: Profile) -> str:
         "" if pretraining else f"FROM={notebook[:2]}",
     ]
     return " ".join(filter(None, words))
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and sums of the files in a folder."""
-    if path.is_file():
-        return sha256(path)
-    lines = [f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir()) if file.is_file()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

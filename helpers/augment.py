@@ -1,20 +1,26 @@
-"""Text augmentation after Tang et al. 2019, section 3.2 (arXiv:1903.12136).
+"""More sentences for the teacher to score: perturbed ones, and ones a language model writes.
 
-Three perturbations, none of which needs a label: the teacher will score whatever comes out.
-Masking replaces a word by the mask token. POS-guided replacement swaps it for another word with
-the same part-of-speech tag, drawn by its frequency in the corpus. N-gram sampling keeps a random
-run of one to five words. Parts of speech come from TextBlob's lexicon-based tagger.
+After Tang et al. 2019, section 3.2 (arXiv:1903.12136), three perturbations, none of which needs a
+label. Masking replaces a word by the mask token. POS-guided replacement swaps it for another word
+with the same part-of-speech tag, drawn by its frequency in the corpus. N-gram sampling keeps a
+random run of one to five words. Parts of speech come from TextBlob's lexicon-based tagger.
+
+After Kumar et al. 2020 (arXiv:2003.02245), a causal language model continues labelled text. Theirs
+was fine-tuned to; here the label and a few examples of it stand before the continuation.
 """
 
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch
 from textblob.en.taggers import PatternTagger
 from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from helpers.profile import Augmentation
+from helpers.profile import Augmentation, Generation
 
 MASK = "[MASK]"
 _TOKEN = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
@@ -27,7 +33,7 @@ class Augmenter:
         self.settings = settings
         self._tagger = PatternTagger()
         counts: dict[str, Counter] = defaultdict(Counter)
-        for sentence in tqdm(corpus, desc="tagging", unit=" sentences"):
+        for sentence in tqdm(corpus if settings.copies else [], desc="tagging", unit=" sentences"):
             for word, tag in self.tag(sentence):
                 counts[tag][word] += 1
         self._words = {tag: (list(c), list(c.values())) for tag, c in counts.items()}
@@ -70,3 +76,71 @@ class Augmenter:
                     seen.add(copy)
                     new.append(copy)
         return new
+
+
+class SentenceWriter:
+    """A causal language model that writes sentences of a given label."""
+
+    def __init__(self, folder: Path, settings: Generation):
+        self.settings = settings
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, padding_side="left"
+        )
+        self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, weights_only=True, trust_remote_code=False
+        ).eval()
+        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def prompt(self, examples: Sequence[str], label: str) -> str:
+        """What the model is to continue: examples of a label, each on a line, and an open line."""
+        return "".join(f"{label} review: {example}\n" for example in examples) + f"{label} review:"
+
+    def write(
+        self,
+        sentences: Sequence[str],
+        labels: Sequence[int],
+        names: Sequence[str],
+        *,
+        seed: int,
+        batch_size: int = 16,
+    ) -> list[tuple[str, int]]:
+        """Return (sentence, label) pairs, labels in turn; what comes back empty is left out.
+
+        The examples of each prompt are drawn from the given sentences of that label.
+        """
+        rng = random.Random(seed)
+        set_seed(seed)
+        by_label = [
+            [s for s, own in zip(sentences, labels, strict=True) if own == label]
+            for label in range(len(names))
+        ]
+        wanted = [i % len(names) for i in range(self.settings.sentences)]
+        written = []
+        for start in tqdm(range(0, len(wanted), batch_size), desc="writing", unit=" batches"):
+            batch = wanted[start : start + batch_size]
+            count = self.settings.examples
+            prompts = [
+                self.prompt(rng.sample(by_label[label], min(count, len(by_label[label]))), name)
+                for label, name in ((label, names[label]) for label in batch)
+            ]
+            for text, label in zip(self._continue(prompts), batch, strict=True):
+                first = text.strip().splitlines()[0].strip() if text.strip() else ""
+                if first:
+                    written.append((first, label))
+        return written
+
+    def _continue(self, prompts: list[str]) -> list[str]:
+        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True).to(self._model.device)
+        with torch.inference_mode():
+            output = self._model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                do_sample=True,
+                max_new_tokens=self.settings.longest,
+                temperature=self.settings.temperature,
+                top_p=self.settings.top_p,
+                pad_token_id=self._tokenizer.pad_token_id,
+            )
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return self._tokenizer.batch_decode(new, skip_special_tokens=True)

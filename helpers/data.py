@@ -4,13 +4,22 @@ import csv
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    List,
+    Value,
+    disable_progress_bars,
+    load_dataset,
+)
+from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
-from helpers.assets import fetch_asset
+from helpers.assets import cache_folder, locate
 from helpers.augment import MASK
 from helpers.profile import Data
 
@@ -23,25 +32,127 @@ SPLITS = ("train", "dev", "test")
 def load_data(settings: Data) -> DatasetDict:
     """Return the profile's sentences as `train`, `dev` and `test`.
 
-    Columns: `sentence` (str) and `label` (0 negative, 1 positive). Source: the movie-review
-    sentences of Hutto and Gilbert 2014, each with the mean of 20 ratings from -4 to 4; the sign
-    of the mean is the label, and means nearer to 0 than `min_rating` are left out.
+    Columns: `sentence` (str) and `label` (0 negative, 1 positive). The movie reviews of Hutto and
+    Gilbert 2014 carry the mean of 20 ratings from -4 to 4; the sign of the mean is the label, and
+    means nearer to 0 than `min_rating` are left out. Any other source is read by `load_labelled`:
+    splits that it brings are kept, those that it lacks are taken out of its training sentences,
+    and a training sentence that is in dev or test too is left out.
+
+    Raises:
+        AssetError: a source cannot be had.
+        ValueError: it holds no labelled sentences, or labels other than ours.
     """
-    rated = read_movie_reviews(fetch_asset(settings.source) / "sentences.tsv")
-    labelled = [(s, int(rating > 0)) for s, rating in rated if abs(rating) >= settings.min_rating]
-    splits = split_by_hash(labelled, settings.test_share, settings.dev_share)
+    shares = {"test": settings.test_share, "dev": settings.dev_share}
+    if settings.source == "movie-reviews":
+        rated = read_movie_reviews(locate(settings.source) / "sentences.tsv")
+        rows = [(s, int(rating > 0)) for s, rating in rated if abs(rating) >= settings.min_rating]
+        splits = split_by_hash(rows, shares["test"], shares["dev"])
+    else:
+        splits = load_labelled(locate(settings.source))
+        if settings.train:
+            splits["train"] = load_labelled(locate(settings.train))["train"]
+        if lacking := {name: share for name, share in shares.items() if name not in splits}:
+            drawn = split_by_hash(splits["train"], lacking.get("test", 0), lacking.get("dev", 0))
+            splits |= {name: drawn[name] for name in ("train", *lacking)}
+        held_out = {normalised(s) for name in ("dev", "test") for s, _ in splits[name]}
+        splits["train"] = [row for row in splits["train"] if normalised(row[0]) not in held_out]
     limits = {"train": settings.train_sentences, "test": settings.test_sentences}
+    chosen = {name: splits[name][: limits.get(name) or None] for name in SPLITS}
     return DatasetDict(
         {
             name: Dataset.from_dict(
                 {
-                    "sentence": [sentence for sentence, _ in rows][: limits.get(name) or None],
-                    "label": [label for _, label in rows][: limits.get(name) or None],
+                    "sentence": [sentence for sentence, _ in rows],
+                    "label": [label for _, label in rows],
                 }
             )
-            for name, rows in splits.items()
+            for name, rows in chosen.items()
         }
     )
+
+
+def load_labelled(path: Path) -> dict[str, list[tuple[str, int]]]:
+    """Read (sentence, label) by split from a folder or file of CSV, JSON lines or Parquet.
+
+    The sentences are in a column `sentence` or `text`, the labels, 0 or 1, in `label`. Splits are
+    told apart by file names, as the `datasets` library does it; one file alone is `train`.
+
+    Raises:
+        ValueError: it cannot be read so; the message names the split and the fault.
+    """
+    names = {"train": "train", "validation": "dev", "test": "test"}
+    splits = {}
+    for name, table in _read_tables(path).items():
+        sentences = table[_sentence_column(table, path)]
+        if "label" not in table.column_names:
+            raise ValueError(f"{path} has no column 'label'; it has {table.column_names}")
+        labels = list(table["label"])
+        if other := set(labels) - set(range(len(LABELS))):
+            raise ValueError(
+                f"{path}, {name}: labels must be 0 or 1; found {sorted(map(str, other))}"
+            )
+        splits[names.get(name, name)] = list(zip(sentences, labels, strict=True))
+    if "train" not in splits:
+        raise ValueError(f"{path} has no training split; it has {', '.join(splits)}")
+    return splits
+
+
+def load_transfer(
+    path: Path, *, stored_scores: bool, limit: int = 0, leave_out: Sequence[str] = ()
+) -> Dataset:
+    """Read sentences to distil on, memory-mapped: a text file, or data as in `load_labelled`.
+
+    Returns the column `sentence`, and with `stored_scores` the source's own `prediction` (a score
+    for each class, FP32). At most `limit` sentences (0 takes all); those that are among `leave_out`
+    once normalised are not taken.
+
+    Raises:
+        ValueError: the source cannot be read so, or has no scores stored.
+    """
+    if path.is_dir() or {".csv", ".tsv", ".json", ".jsonl", ".parquet"} & set(path.suffixes):
+        tables = _read_tables(path)
+        table = tables.get("train") or next(iter(tables.values()))
+        if (named := _sentence_column(table, path)) != "sentence":
+            table = table.rename_column(named, "sentence")
+    else:
+        table = load_text(path)
+    wanted = {"sentence": Value("string")}
+    if stored_scores:
+        wanted["prediction"] = List(Value("float32"))
+        if "prediction" not in table.column_names:
+            raise ValueError(f"{path} has no column 'prediction' with stored scores")
+    table = table.select_columns(list(wanted)).cast(Features(wanted))
+    held_out = {normalised(sentence) for sentence in leave_out}
+    if held_out:
+        table = table.filter(
+            lambda batch: [normalised(s) not in held_out for s in batch["sentence"]], batched=True
+        )
+    return table.select(range(min(limit or len(table), len(table))))
+
+
+def _read_tables(path: Path) -> DatasetDict:
+    """Read a folder or file of tables with the `datasets` library; Arrow goes to our own cache."""
+    cache = str(cache_folder() / "arrow")
+    kinds = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+    try:
+        if path.is_dir():
+            return load_dataset(str(path), cache_dir=cache)
+        kind = next((kinds[s] for s in path.suffixes if s in kinds), None)
+        if kind is None:
+            raise ValueError(f"{path} is not a table; known are {', '.join(kinds)}")
+        options = {"sep": "\t"} if ".tsv" in path.suffixes else {}
+        return load_dataset(kind, data_files=str(path), cache_dir=cache, **options)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+    except DataFilesNotFoundError as error:
+        raise ValueError(f"{path} holds no CSV, JSON lines or Parquet: {error}") from error
+
+
+def _sentence_column(table: Dataset, path: Path) -> str:
+    for name in ("sentence", "text"):
+        if name in table.column_names:
+            return name
+    raise ValueError(f"{path} has no column 'sentence' or 'text'; it has {table.column_names}")
 
 
 def load_text(path: Path) -> Dataset:
@@ -107,15 +218,17 @@ def split_by_hash(
 def tokenize(
     data: Dataset | DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Dataset | DatasetDict:
-    """Add `input_ids` and `attention_mask`, cut at `max_length` word pieces and not padded.
+    """Add `input_ids`, `attention_mask` and `length`, cut at `max_length` word pieces, not padded.
 
-    The augmentation's mask becomes the tokenizer's own mask token.
+    The augmentation's mask becomes the tokenizer's own mask token. Data that is memory-mapped is
+    tokenised once: the result is kept beside it.
     """
 
     def encode(batch):
         sentences = [s.replace(MASK, tokenizer.mask_token) for s in batch["sentence"]]
         return tokenizer(
-            sentences, truncation=True, max_length=max_length, return_token_type_ids=False
-        )
+            sentences, truncation=True, max_length=max_length, return_token_type_ids=False,
+            return_length=True,
+        )  # fmt: skip
 
-    return data.map(encode, batched=True, load_from_cache_file=False)
+    return data.map(encode, batched=True)

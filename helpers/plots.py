@@ -39,9 +39,14 @@ def plot_lengths(lengths: Sequence[int], *, cut: int) -> Figure:
 
 def plot_learning_curve(history: Sequence[Mapping[str, float]], *, ylabel: str) -> Figure:
     """Training loss against the share of an epoch, from `trainer.state.log_history`."""
-    points = [(entry["epoch"], float(entry["loss"])) for entry in history if "loss" in entry]
+    logged = [entry for entry in history if "loss" in entry]
     figure, axes = _figure()
-    axes.plot(*zip(*points, strict=True), marker="o", color=_PALETTE["teacher"])
+    axes.plot(
+        [entry["epoch"] for entry in logged], [float(entry["loss"]) for entry in logged],
+        marker="o", color=_PALETTE["teacher"],
+    )  # fmt: skip
+    if not logged:
+        axes.set_title("nothing was trained here")
     axes.set(xlabel="epoch", ylabel=ylabel, ylim=(0, None))
     return figure
 

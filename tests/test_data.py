@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from helpers.assets import fetch_asset
+from helpers.assets import locate
 from helpers.data import load_data, load_text, normalised, read_movie_reviews, split_by_hash
 from helpers.profile import load_profile
 
@@ -47,7 +47,7 @@ def test_shares_are_met_and_classes_mixed_in_order():
 
 def test_the_default_data_is_what_the_readme_says():
     profile = load_profile("laptop")
-    rated = read_movie_reviews(fetch_asset(profile.data.source) / "sentences.tsv")
+    rated = read_movie_reviews(locate(profile.data.source) / "sentences.tsv")
     assert len(rated) == 10_605
     assert all(-4 <= rating <= 4 for _, rating in rated)
     data = load_data(profile.data)

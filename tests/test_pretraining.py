@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import nbformat
@@ -24,7 +22,7 @@ from helpers.pretraining import (
     untrained_encoder,
 )
 from helpers.profile import ROOT
-from helpers.run import export_script
+from helpers.run import launch
 from helpers.training import last_checkpoint
 
 NOTEBOOK = ROOT / "notebooks/00_pretrain_student.ipynb"
@@ -146,26 +144,19 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
 
 
 def test_two_processes_share_the_work(tmp_path):
-    """`make pretrain PROCESSES=2` on 100 sentences: half the steps that one process makes."""
-    script = export_script(NOTEBOOK, tmp_path / "pretrain.py")
-    assert "fit_probe(" not in script.read_text().split("SETTINGS")[1]
+    """`make pretrain PROCESSES=2` on 100 sentences: the profile's batch, and as many steps."""
     name = f"test-{os.getpid()}"
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes=2",
-    ]
-    launch += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     changes = f"name={name} data.train_sentences=100 pretraining.training.batch_size=10"
-    environment = os.environ | {"PROFILE": "smoke", "SET": changes, "OMP_NUM_THREADS": "1"}
+    environment = {"PROFILE": "smoke", "SET": changes, "OMP_NUM_THREADS": "1"}
     folder = ROOT / "artifacts" / name
     try:
-        done = subprocess.run([*launch, script], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+        with pytest.MonkeyPatch.context() as patch:
+            for key, value in environment.items():
+                patch.setenv(key, value)
+            launch(NOTEBOOK, tmp_path / "pretrain.py", 2)
+        assert "fit_probe(" not in (tmp_path / "pretrain.py").read_text().split("SETTINGS")[1]
         state = json.loads((folder / "pretrained/trainer_state.json").read_text())
-        assert state["global_step"] == 5
+        assert state["global_step"] == 10
         weights = load_encoder(folder / "pretrained").state_dict()
         assert all(bool(w.isfinite().all()) for w in weights.values())
     finally:

@@ -22,7 +22,7 @@ def test_the_environment_variable_chooses(monkeypatch):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ProfileError, match=r"'lapdog'.*laptop, pretrain, smoke"):
+    with pytest.raises(ProfileError, match=r"'lapdog'.*blog, blog-train, laptop, pretrain, smoke"):
         load_profile("lapdog")
 
 
@@ -54,6 +54,8 @@ def changed(tmp_path, old, new):
         ("frozen_layers = 6", "frozen_layers = 13", "frozen_layers is over"),
         ("hidden = 256, heads = 4", "hidden = 250, heads = 4", "not a multiple of heads"),
         ("seed = 42", "seed = ", "not valid TOML"),
+        ('weights = "untrained"', 'weights = "teacher"', "whose architecture differs"),
+        ('rungs = ["scratch", "gold",', 'rungs = ["scratch",', "rungs must hold gold"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, old, new, complaint):
@@ -94,3 +96,23 @@ def test_a_wrong_change_is_named(monkeypatch, changes, complaint):
     monkeypatch.setenv("SET", changes)
     with pytest.raises(ProfileError, match=complaint):
         load_profile("laptop")
+
+
+def test_references_are_found_by_their_full_names(monkeypatch):
+    monkeypatch.setenv("SET", "student.gold.start=hf://org/gold generation.model=''")
+    assert load_profile("blog-train").references("student", "generation", "seed") == {
+        "student.checkpoint": load_profile("blog-train").student.checkpoint,
+        "student.gold.start": "hf://org/gold",
+    }
+
+
+def test_the_blog_profiles_hold_the_blogs_recipe():
+    blog, train = load_profile("blog"), load_profile("blog-train")
+    assert blog.teacher.training.epochs == blog.student.gold.epochs == 0
+    assert blog.student.distil_augmented.epochs == 0 and blog.baseline.weights == "teacher"
+    recipe = train.student.distil_augmented
+    assert (recipe.learning_rate, recipe.batch_size, recipe.epochs) == (6e-5, 128, 7)
+    assert (recipe.weight_decay, recipe.warmup, train.max_length) == (0.01, 0, 64)
+    assert 797_056 * recipe.epochs // recipe.batch_size in (43_589, 43_588)
+    mini = load_profile("laptop").student.architecture
+    assert blog.student.architecture == train.student.architecture == mini

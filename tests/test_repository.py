@@ -59,7 +59,7 @@ def test_every_import_of_the_project_is_a_direct_dependency():
         pattern = r'^\s*"?(?:from|import) ([a-zA-Z_]\w*)'
         imported |= set(re.findall(pattern, path.read_text(), re.MULTILINE))
     distributions = {"sklearn": "scikit-learn", "IPython": "ipykernel", "cpuinfo": "py-cpuinfo"}
-    ours = set(sys.stdlib_module_names) | {"helpers", "huggingface_hub"}
+    ours = set(sys.stdlib_module_names) | {"helpers"}
     wanted = {distributions.get(name, name).replace("_", "-") for name in imported - ours}
     assert wanted <= set(direct_pins()), wanted - set(direct_pins())
 

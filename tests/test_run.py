@@ -1,7 +1,6 @@
 """The runner on small notebooks of its own."""
 
 import json
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -20,7 +19,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    monkeypatch.setattr(run, "fetch_profile_assets", lambda profile: None)
+    monkeypatch.setattr(run, "fetch_profile_assets", lambda *_: None)
     monkeypatch.setenv("PROFILE", "smoke")
     real = run.Artifacts
     monkeypatch.setattr(run, "Artifacts", lambda p: real(p, root=tmp_path / "artifacts"))
@@ -99,18 +98,33 @@ def test_an_unknown_step_or_profile_is_named(project, capfd, monkeypatch):
     assert "no notebook is numbered '09'; known: 01" in capfd.readouterr().err
     monkeypatch.setenv("PROFILE", "lapdog")
     assert run.main([]) == 2
-    assert "known profiles: laptop, pretrain, smoke" in capfd.readouterr().err
+    assert "known profiles: blog, blog-train, laptop, pretrain, smoke" in capfd.readouterr().err
 
 
-def test_one_step_alone_and_as_a_script(project, capfd):
-    write(project / "notebooks", "00_a.ipynb", "open('zero', 'w')", "x = 'probing'")
-    notebook = nbformat.read(project / "notebooks/00_a.ipynb", as_version=4)
-    notebook.cells[1].metadata["tags"] = ["probe"]
-    nbformat.write(notebook, project / "notebooks/00_a.ipynb")
+def test_one_step_alone(project, capfd):
+    write(project / "notebooks", "00_a.ipynb", "open('zero', 'w')")
     write(project / "notebooks", "01_b.ipynb", "raise OSError")
     assert run.main(["--only", "00"]) == 0
     assert (project / "notebooks/zero").exists()
     assert "executed copy: artifacts/smoke/executed/00_a.ipynb" in capfd.readouterr().out
-    assert run.main(["--script", "00"]) == 0
-    script = Path(capfd.readouterr().out.strip()).read_text()
-    assert "zero" in script and "probing" not in script
+
+
+COUNT = "import os; open(f'trained-{os.environ[\"RANK\"]}-of-{os.environ[\"WORLD_SIZE\"]}', 'w')"
+
+
+def test_several_processes_run_what_is_no_probe_before_the_notebook(project, monkeypatch):
+    monkeypatch.chdir(project)
+    path = project / "notebooks/00_a.ipynb"
+    write(path.parent, path.name, "import os\nif 'RANK' in os.environ: " + COUNT, "open('p', 'w')")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata["tags"] = ["probe"]
+    nbformat.write(notebook, path)
+    assert run.main(["--only", "00", "--processes", "2"]) == 0
+    assert {p.name for p in project.glob("trained-*")} == {"trained-0-of-2", "trained-1-of-2"}
+    assert not (project / "p").exists() and (project / "notebooks/p").exists()
+
+
+def test_a_notebook_without_probes_is_for_one_process(project):
+    write(project / "notebooks", "00_a.ipynb", "x = 1")
+    assert not run.export_script(project / "notebooks/00_a.ipynb", project / "script.py")
+    assert not (project / "script.py").exists()
