@@ -180,7 +180,7 @@ class Artifacts:
         return recipe.inputs if recipe.uses_inputs(self.profile) else ()
 
     def _identify(self, reference: str) -> str | None:
-        if reference not in self._identities:
+        if self._identities.get(reference) is None:  # what is not at hand yet may come
             self._identities[reference] = identify(reference)
         return self._identities[reference]
 

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -24,9 +25,11 @@ from helpers.augment import MASK
 from helpers.profile import Data
 
 disable_progress_bars()  # of seconds' work; they would litter the notebooks
+logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # on cards without metadata
 
 LABELS = ("negative", "positive")
 SPLITS = ("train", "dev", "test")
+HIDDEN = -1  # how the hub's data says that a label is not given away
 
 
 def load_data(settings: Data) -> DatasetDict:
@@ -75,7 +78,8 @@ def load_labelled(path: Path) -> dict[str, list[tuple[str, int]]]:
     """Read (sentence, label) by split from a folder or file of CSV, JSON lines or Parquet.
 
     The sentences are in a column `sentence` or `text`, the labels, 0 or 1, in `label`. Splits are
-    told apart by file names, as the `datasets` library does it; one file alone is `train`.
+    told apart by file names, as the `datasets` library does it; one file alone is `train`. A split
+    whose labels are all -1, as where a leaderboard hides them, is passed over.
 
     Raises:
         ValueError: it cannot be read so; the message names the split and the fault.
@@ -87,6 +91,8 @@ def load_labelled(path: Path) -> dict[str, list[tuple[str, int]]]:
         if "label" not in table.column_names:
             raise ValueError(f"{path} has no column 'label'; it has {table.column_names}")
         labels = list(table["label"])
+        if set(labels) == {HIDDEN}:
+            continue
         if other := set(labels) - set(range(len(LABELS))):
             raise ValueError(
                 f"{path}, {name}: labels must be 0 or 1; found {sorted(map(str, other))}"

@@ -77,18 +77,20 @@ def download(place: str, records: Path, *, only: set[str] | None = None) -> Path
         HubError: no such place, no access, no connection, no room, or a file with a wrong sum.
     """
     where = _parse(place)
-    recorded = None if only else find_record(place, records)
-    snapshot = recorded or _look_up(place, where, only)
-    folder = Path(
-        constants.HF_HUB_CACHE,
-        f"{where.type}s--{where.id.replace('/', '--')}",
-        "snapshots",
-        snapshot.commit,
-    )
-    if lacking := [file for file in snapshot.files if not _whole(folder / file.name, file)]:
-        _download_files(where, snapshot, folder, lacking)
-    if not (only or recorded):
-        _write_record(snapshot, records)
+    records.mkdir(parents=True, exist_ok=True)
+    with FileLock(_record_path(place, records).with_suffix(".lock")):
+        recorded = None if only else find_record(place, records)
+        snapshot = recorded or _look_up(place, where, only)
+        folder = Path(
+            constants.HF_HUB_CACHE,
+            f"{where.type}s--{where.id.replace('/', '--')}",
+            "snapshots",
+            snapshot.commit,
+        )
+        if lacking := [file for file in snapshot.files if not _whole(folder / file.name, file)]:
+            _download_files(where, snapshot, folder, lacking)
+        if not (only or recorded):
+            _write_record(snapshot, records)
     return folder / where.path_in_repo if where.path_in_repo else folder
 
 
@@ -107,11 +109,9 @@ def _record_path(place: str, records: Path) -> Path:
 
 def _write_record(snapshot: Snapshot, records: Path) -> None:
     path = _record_path(snapshot.place, records)
-    records.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        aside = path.with_suffix(".new")
-        aside.write_text(json.dumps(asdict(snapshot), indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(asdict(snapshot), indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
 
 
 def _parse(place: str) -> HfUri:

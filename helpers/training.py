@@ -181,6 +181,8 @@ def training_arguments(
         "save_steps": 1 / (settings.checkpoints + 1) if settings.checkpoints else 0.9999,
         "save_total_limit": 1,
         "logging_steps": 0.05,
+        "log_level": "error",
+        "log_level_replica": "error",
         "disable_tqdm": True,
         "report_to": "none",
     }
@@ -352,6 +354,7 @@ def score_sentences(
         arguments = TrainingArguments(
             per_device_eval_batch_size=256, bf16=has_bf16(device), use_cpu=device == "cpu",
             dataloader_pin_memory=device == "cuda", disable_tqdm=True, report_to="none",
+            log_level="error", log_level_replica="error",
         )  # fmt: skip
         scorer = Trainer(
             model=model,
