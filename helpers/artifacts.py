@@ -154,7 +154,7 @@ class Artifacts:
         if entry["settings"] != self._settings(recipe):
             return f"{shown} was made with other settings: {remedy}"
         for reference, identity in entry.get("sources", {}).items():
-            if self._identify(reference) not in (None, identity):
+            if identity and self._identify(reference) not in (None, identity):
                 return f"{shown} was made from another {reference} ({identity}): {remedy}"
         for needed in self._inputs(recipe):
             if fault := self._fault(needed, manifest):

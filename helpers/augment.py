@@ -79,16 +79,17 @@ class Augmenter:
 
 
 class SentenceWriter:
-    """A causal language model that writes sentences of a given label."""
+    """A causal language model, in a folder of safetensors or GGUF, that writes to a label."""
 
     def __init__(self, folder: Path, settings: Generation):
         self.settings = settings
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, padding_side="left"
-        )
+        gguf = next(folder.glob("*.gguf"), None)
+        source = {"local_files_only": True, "trust_remote_code": False}
+        source |= {"gguf_file": gguf.name} if gguf else {}
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **source)
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
         self._model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, weights_only=True, trust_remote_code=False
+            folder, dtype=torch.float32, weights_only=True, **source
         ).eval()
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -17,7 +17,7 @@ from datasets import (
     disable_progress_bars,
     load_dataset,
 )
-from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError
+from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from helpers.assets import cache_folder, locate
@@ -93,10 +93,8 @@ def load_labelled(path: Path) -> dict[str, list[tuple[str, int]]]:
         labels = list(table["label"])
         if set(labels) == {HIDDEN}:
             continue
-        if other := set(labels) - set(range(len(LABELS))):
-            raise ValueError(
-                f"{path}, {name}: labels must be 0 or 1; found {sorted(map(str, other))}"
-            )
+        if other := sorted(map(str, set(labels) - set(range(len(LABELS))))):
+            raise ValueError(f"{path}, {name}: labels must be 0 or 1; found {', '.join(other)}")
         splits[names.get(name, name)] = list(zip(sentences, labels, strict=True))
     if "train" not in splits:
         raise ValueError(f"{path} has no training split; it has {', '.join(splits)}")
@@ -150,7 +148,7 @@ def _read_tables(path: Path) -> DatasetDict:
         return load_dataset(kind, data_files=str(path), cache_dir=cache, **options)
     except DatasetGenerationError as error:
         raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
-    except DataFilesNotFoundError as error:
+    except FileNotFoundError as error:
         raise ValueError(f"{path} holds no CSV, JSON lines or Parquet: {error}") from error
 
 

@@ -28,6 +28,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from helpers.data import LABELS
 from helpers.environment import has_bf16
@@ -189,6 +190,30 @@ def training_arguments(
     return TrainingArguments(**arguments | changes)
 
 
+class _SeededSampler(LengthGroupedSampler):
+    """Sentences of like length together, in an order that follows from a seed and the epoch."""
+
+    def __init__(self, sampler: LengthGroupedSampler, *, seed: int, epoch: Callable[[], float]):
+        super().__init__(sampler.batch_size, lengths=sampler.lengths)
+        self._seed, self._epoch = seed, epoch
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self._seed + int(self._epoch() or 0))
+        return super().__iter__()
+
+
+class SeededTrainer(Trainer):
+    """A `Trainer` whose order of sentences follows from the seed and the epoch alone.
+
+    `Trainer` itself draws the order from the global random state: there, several processes may
+    disagree on it, and an interrupted epoch goes on in another order than it began.
+    """
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        return _SeededSampler(sampler, seed=self.args.seed, epoch=lambda: self.state.epoch)
+
+
 class _ProgressBar(TrainerCallback):
     def __init__(self, description: str):
         self.description = description
@@ -265,7 +290,7 @@ def fine_tune(
     folder: Path,
     seed: int,
     pretrained: bool = True,
-    trainer_class: type[Trainer] = Trainer,
+    trainer_class: type[Trainer] = SeededTrainer,
 ) -> Trainer:
     """Train a classifier from a checkpoint on a tokenised dataset; returns the trainer, done.
 

@@ -91,7 +91,9 @@ def publish_blog(hub: HubDouble, scratch: Path, *, transfer: int = 400) -> None:
         torch.manual_seed(7)
         pretrained = BertForMaskedLM(bert_config(shape))
         hub.add(name, _pickled(pretrained) | files, commit=pinned[name])
-    hub.add("openai-community/gpt2", _writer(scratch), commit=pinned["openai-community/gpt2"])
+    hub.add(
+        "openai-community/gpt2", publish_writer(scratch), commit=pinned["openai-community/gpt2"]
+    )
 
 
 def _pins() -> dict[str, str]:
@@ -145,7 +147,7 @@ def _fit(model, rows, steps: int = 25) -> None:
     model.eval()
 
 
-def _writer(scratch: Path) -> dict[str, bytes]:
+def publish_writer(scratch: Path) -> dict[str, bytes]:
     """A tiny GPT-2 with a vocabulary of its own, trained to write such reviews."""
     lines = [f"{['negative', 'positive'][n]} review: {s}\n" for s, n in reviews(400, 6)]
     tokenizer = Tokenizer(models.BPE())

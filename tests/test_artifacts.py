@@ -78,6 +78,35 @@ def test_the_same_teacher_made_again_keeps_what_follows(artifacts):
     artifacts.require(*CHAIN)
 
 
+def test_another_commit_of_a_source_is_noticed(tmp_path, monkeypatch):
+    stands_for = {}
+    monkeypatch.setattr("helpers.artifacts.identify", stands_for.get)
+    profile = load_profile("blog")
+    make(Artifacts(profile, root=tmp_path), "teacher")
+    stands_for[profile.teacher.model] = "commit 1"
+    Artifacts(profile, root=tmp_path).require("teacher")
+    make(Artifacts(profile, root=tmp_path), "teacher")
+    stands_for[profile.teacher.model] = "commit 2"
+    with pytest.raises(ArtifactError, match=r"teacher was made from another hf://.*commit 1.*01_"):
+        Artifacts(profile, root=tmp_path).require("teacher")
+
+
+def test_what_is_not_trained_does_not_depend_on_what_it_would_be_trained_on(tmp_path):
+    blog = Artifacts(load_profile("blog"), root=tmp_path)
+    make(blog, "student", "student.onnx")
+    blog.require("student.onnx")
+
+
+def test_checkpoints_of_other_inputs_lie_elsewhere(artifacts):
+    make(artifacts, "teacher", "transfer.parquet")
+    first = artifacts.checkpoints("student", "augmented")
+    assert first == artifacts.checkpoints("student", "augmented")
+    assert first != artifacts.checkpoints("student", "distilled")
+    with artifacts.writing("transfer.parquet") as path:
+        path.write_text("other scores")
+    assert first != artifacts.checkpoints("student", "augmented")
+
+
 def test_recipes_name_real_notebooks_and_artefacts():
     for name, recipe in RECIPES.items():
         assert (ROOT / "notebooks" / f"{recipe.notebook}.ipynb").is_file(), name

@@ -2,8 +2,9 @@ import random
 
 import pytest
 
-from helpers.augment import MASK, Augmenter
+from helpers.augment import MASK, Augmenter, SentenceWriter
 from helpers.profile import load_profile
+from tests.blog_double import publish_writer, reviews
 
 CORPUS = [
     "The acting is wooden and the plot is worse.",
@@ -62,3 +63,22 @@ def test_ngrams_are_runs_of_the_sentence():
         run = sampling.perturb(CORPUS[1], rng).split()
         assert 1 <= len(run) <= 5
         assert any(words[i : i + len(run)] == run for i in range(len(words)))
+
+
+def test_a_language_model_writes_sentences_of_both_labels(tmp_path):
+    publish_writer(tmp_path)
+    settings = load_profile("blog-train").generation.model_copy(update={"sentences": 24})
+    writer = SentenceWriter(tmp_path / "gpt2", settings)
+    rows = reviews(60, 1)
+    sentences, labels = [s for s, _ in rows], [label for _, label in rows]
+    written = writer.write(sentences, labels, ("negative", "positive"), seed=3)
+    assert 12 <= len(written) <= 24 and {label for _, label in written} == {0, 1}
+    assert all(text and "\n" not in text for text, _ in written)
+    assert written == writer.write(sentences, labels, ("negative", "positive"), seed=3)
+    assert written != writer.write(sentences, labels, ("negative", "positive"), seed=4)
+
+
+def test_the_prompt_shows_examples_and_leaves_a_line_open(tmp_path):
+    writer = object.__new__(SentenceWriter)
+    prompt = writer.prompt(["a fine film", "a warm one"], "positive")
+    assert prompt == "positive review: a fine film\npositive review: a warm one\npositive review:"

@@ -88,8 +88,8 @@ def test_two_processes_train_and_label_as_one_would(run_in, tmp_path):
         """student.rungs='["gold","distil_augmented"]' data.train_sentences=100 """
         "transfer.scores=teacher "
         "transfer.sentences=101 generation.sentences=16 generation.confidence=0.2 "
-        "teacher.training.learning_rate=0.005 teacher.training.epochs=10 student.distil_augmented.epochs=1 "
-        "student.distil_augmented.batch_size=10",
+        "teacher.training.learning_rate=0.005 teacher.training.epochs=10 "
+        "student.distil_augmented.epochs=1 student.distil_augmented.batch_size=10",
     )
     launch(TEACHER, tmp_path / "teacher.py", 2)
     execute_notebook(TEACHER, tmp_path / TEACHER.name)

@@ -1,10 +1,21 @@
+import json
 import lzma
 import random
 
 import pytest
+from datasets import Dataset
 
 from helpers.assets import locate
-from helpers.data import load_data, load_text, normalised, read_movie_reviews, split_by_hash
+from helpers.data import (
+    load_data,
+    load_labelled,
+    load_text,
+    load_transfer,
+    normalised,
+    read_movie_reviews,
+    split_by_hash,
+    tokenize,
+)
 from helpers.profile import load_profile
 
 
@@ -76,3 +87,112 @@ def test_text_that_cannot_be_read_is_explained(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"na\xefve\n")
     with pytest.raises(ValueError, match="cannot be read as UTF-8"):
         load_text(tmp_path / "latin.txt")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Arrow files of these tests go with them; assets stay where they are."""
+    monkeypatch.setattr("helpers.data.cache_folder", lambda: tmp_path / "cache")
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps({"text": s, "label": n}) + "\n" for s, n in rows))
+
+
+def settings(source, **changes):
+    return load_profile("laptop").data.model_copy(update={"source": str(source), **changes})
+
+
+def some(count, word):
+    return [(f"{word} {i}", i % 2) for i in range(count)]
+
+
+def test_published_splits_are_kept_less_what_is_held_out(tmp_path):
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    leaked = [("DEV  7!", 1), ("test 3", 1)]
+    write_lines(folder / "train.jsonl", some(200, "train") + leaked)
+    write_lines(folder / "dev.jsonl", some(30, "dev"))
+    write_lines(folder / "test.jsonl", some(40, "test"))
+    data = load_data(settings(folder))
+    assert data["dev"]["sentence"][:] == [f"dev {i}" for i in range(30)]
+    assert data["test"]["label"][:] == [i % 2 for i in range(40)]
+    assert data["train"]["sentence"][:] == [f"train {i}" for i in range(200)]
+
+
+def test_lacking_splits_are_taken_out_of_the_training_sentences(tmp_path):
+    (tmp_path / "mine.csv").write_text(
+        "sentence,label\n" + "".join(f'"one, {i}",{i % 2}\n' for i in range(400))
+    )
+    data = load_data(settings(tmp_path / "mine.csv"))
+    split = {name: set(rows["sentence"]) for name, rows in data.items()}
+    assert len(set.union(*split.values())) == sum(map(len, split.values())) == 400
+    assert 50 < len(split["test"]) < 130 and 15 < len(split["dev"]) < 70
+
+
+def test_a_split_whose_labels_are_hidden_is_passed_over(tmp_path):
+    write_lines(tmp_path / "train.jsonl", some(20, "train"))
+    write_lines(tmp_path / "test.jsonl", [(f"test {i}", -1) for i in range(5)])
+    assert set(load_labelled(tmp_path)) == {"train"}
+
+
+def test_training_sentences_may_come_from_another_source(tmp_path):
+    for name in ("sst2", "phrases"):
+        (tmp_path / name).mkdir()
+    write_lines(tmp_path / "sst2/train.jsonl", some(20, "whole"))
+    write_lines(tmp_path / "sst2/dev.jsonl", some(10, "dev"))
+    write_lines(tmp_path / "sst2/test.jsonl", some(10, "test"))
+    write_lines(tmp_path / "phrases/train.jsonl", [*some(50, "phrase"), ("dev 1", 0)])
+    data = load_data(settings(tmp_path / "sst2", train=str(tmp_path / "phrases")))
+    assert data["train"]["sentence"][:] == [f"phrase {i}" for i in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("sentence,mark\nfine,1\n", "has no column 'label'; it has"),
+        ("words,label\nfine,1\n", "has no column 'sentence' or 'text'"),
+        ("sentence,label\nfine,2\n", "labels must be 0 or 1; found 2"),
+    ],
+)
+def test_labelled_data_that_does_not_fit_is_explained(tmp_path, content, complaint):
+    (tmp_path / "mine.csv").write_text(content)
+    with pytest.raises(ValueError, match=complaint):
+        load_labelled(tmp_path / "mine.csv")
+
+
+def test_a_folder_without_tables_is_explained(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no CSV, JSON lines or Parquet"):
+        load_labelled(tmp_path / "empty")
+
+
+def test_a_transfer_set_keeps_its_scores_or_not(tmp_path):
+    rows = {"sentence": ["one", "two", "three"], "label": [0, 1, 1]}
+    Dataset.from_dict(rows | {"prediction": [[1.5, -1.5], [0.0, 0.25], [-1.0, 1.0]]}).to_parquet(
+        tmp_path / "scored.parquet"
+    )
+    stored = load_transfer(tmp_path / "scored.parquet", stored_scores=True, leave_out=["TWO!"])
+    assert stored["sentence"][:] == ["one", "three"]
+    assert stored["prediction"][:] == [[1.5, -1.5], [-1.0, 1.0]]
+    bare = load_transfer(tmp_path / "scored.parquet", stored_scores=False, limit=2)
+    assert bare.column_names == ["sentence"] and bare["sentence"][:] == ["one", "two"]
+    (tmp_path / "plain.txt").write_text("one\ntwo\n")
+    assert len(load_transfer(tmp_path / "plain.txt", stored_scores=False)) == 2
+    with pytest.raises(ValueError, match="no column 'prediction'"):
+        load_transfer(tmp_path / "plain.txt", stored_scores=True)
+
+
+def test_memory_mapped_sentences_are_tokenised_once(tmp_path, tokenizer):
+    (tmp_path / "plain.txt").write_text("a fine film\na dull film\n")
+    calls = []
+
+    def once():
+        text = load_transfer(tmp_path / "plain.txt", stored_scores=False)
+        encoded = tokenize(text, tokenizer, 64)
+        calls.append([file["filename"] for file in encoded.cache_files])
+        return encoded
+
+    assert once()["length"][:] == [5, 5]
+    once()
+    assert calls[0] and calls[0] == calls[1]

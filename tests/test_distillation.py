@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 import torch
-from transformers import Trainer
 
 from helpers.profile import ROOT
+from helpers.training import SeededTrainer
 
 
 @pytest.fixture(scope="module")
 def trainer_class():
     notebook = nbformat.read(ROOT / "notebooks/02_distill_student.ipynb", as_version=4)
     (cell,) = (c for c in notebook.cells if "distillation-loss" in c.metadata.get("tags", ()))
-    scope = {"Trainer": Trainer, "torch": torch}
+    scope = {"SeededTrainer": SeededTrainer, "torch": torch}
     exec(cell.source, scope)
     return scope["DistillationTrainer"]
 

@@ -1,16 +1,25 @@
+import pickle
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, Trainer
+from transformers import BertForMaskedLM, DataCollatorWithPadding, Trainer, TrainerCallback
 
 from helpers.data import tokenize
 from helpers.environment import has_bf16
 from helpers.profile import ROOT, Architecture, Training
 from helpers.training import (
+    SeededTrainer,
+    bert_config,
+    fine_tune,
     freeze_lower_layers,
     load_classifier,
+    load_tokenizer,
     predict_logits,
+    run_training,
     score_sentences,
     show_progress,
     training_arguments,
@@ -86,3 +95,118 @@ def test_random_weights_differ_from_the_checkpoints_and_follow_the_seed():
         weights.append(model.bert.encoder.layer[0].attention.self.query.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[3])
+
+
+def hub_like(folder, model, tokenizer, **settings):
+    """A folder as the hub's older repositories have it: a pickled state dict and a vocabulary."""
+    folder.mkdir()
+    model.config.update(settings)
+    (folder / "config.json").write_text(model.config.to_json_string())
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "vocab.txt").write_bytes((ROOT / "checkpoints/bert-mini/vocab.txt").read_bytes())
+    return folder
+
+
+def test_a_state_dict_is_read_where_there_are_no_safetensors(
+    tiny_architecture, tokenizer, encoded, tmp_path
+):
+    model = untrained_classifier(tiny_architecture, seed=5)
+    folder = hub_like(tmp_path / "published", model, tokenizer)
+    assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+    loaded = load_classifier(folder, tiny_architecture, finished=True)
+    expected = predict_logits(model, encoded, tokenizer)
+    np.testing.assert_allclose(predict_logits(loaded, encoded, tokenizer), expected, atol=1e-5)
+
+
+class Malicious:
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return Path.touch, (self.witness,)
+
+
+def test_a_pickle_that_runs_code_is_refused(tiny_architecture, tokenizer, tmp_path):
+    model = untrained_classifier(tiny_architecture, seed=5)
+    folder = hub_like(tmp_path / "published", model, tokenizer)
+    witness = tmp_path / "it-ran"
+    for name in ("pytorch_model.bin", "training_args.bin"):
+        torch.save({"weights": Malicious(witness)}, folder / name)
+    with pytest.raises(pickle.UnpicklingError):
+        load_classifier(folder, tiny_architecture)
+    assert not witness.exists()
+
+
+def test_an_unfinished_or_otherwise_labelled_classifier_is_refused(
+    tiny_architecture, tokenizer, tmp_path
+):
+    shape = bert_config(tiny_architecture)
+    encoder = hub_like(tmp_path / "encoder", BertForMaskedLM(shape), tokenizer)
+    with pytest.raises(ValueError, match=r"no finished classifier: it lacks .*classifier.weight"):
+        load_classifier(encoder, tiny_architecture, finished=True)
+    load_classifier(encoder, tiny_architecture)
+    model = untrained_classifier(tiny_architecture, seed=5)
+    turned = {"id2label": {0: "POSITIVE", 1: "NEGATIVE"}}
+    other = hub_like(tmp_path / "turned", model, tokenizer, **turned)
+    with pytest.raises(ValueError, match="has the classes"):
+        load_classifier(other, tiny_architecture, finished=True)
+
+
+def test_another_vocabulary_is_refused(tiny_folder, tiny_architecture, tokenizer, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    other_tokenizer = load_tokenizer(other)
+    other_tokenizer.add_tokens(["filmography"])
+    other_tokenizer.save_pretrained(other)
+    with pytest.raises(ValueError, match="another vocabulary"):
+        fine_tune(
+            other, tiny_architecture, SETTINGS, Dataset.from_dict({}), tokenizer,
+            name="x", folder=tmp_path, seed=0,
+        )  # fmt: skip
+
+
+class Interrupt(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_goes_on_to_the_same_end(
+    tiny_folder, tiny_architecture, tokenizer, tmp_path, capsys
+):
+    data = Dataset.from_dict({"sentence": ["a fine film", "a dull one"] * 20, "label": [1, 0] * 20})
+    encoded = tokenize(data, tokenizer, 64)
+    settings = SETTINGS.model_copy(update={"epochs": 2, "checkpoints": 4, "learning_rate": 1e-3})
+
+    def trainer(folder):
+        torch.manual_seed(0)
+        return SeededTrainer(
+            model=load_classifier(tiny_folder, tiny_architecture),
+            args=training_arguments(settings, folder=folder, seed=0),
+            train_dataset=encoded,
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+
+    whole = trainer(tmp_path / "whole")
+    run_training(whole, "whole")
+    broken = trainer(tmp_path / "broken")
+    broken.add_callback(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run_training(broken, "broken")
+    resumed = trainer(tmp_path / "broken")
+    run_training(resumed, "broken")
+    assert "broken: went on from step 6 of 10" in capsys.readouterr().out
+    for name, weights in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], weights, msg=name)
+    again = trainer(tmp_path / "broken")
+    run_training(again, "broken")
+    assert "went on from step 10 of 10" in capsys.readouterr().out
+    for name, weights in whole.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], weights, msg=name)
+
+
+def test_a_batch_is_shared_by_all_processes(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="a batch of 8 is not shared by 3 processes"):
+        training_arguments(SETTINGS, folder=tmp_path, seed=0)
