@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     BertForMaskedLM,
@@ -32,6 +32,20 @@ TOKENIZER = ROOT / "checkpoints/bert-mini"
 GOOD = ["gripping", "funny", "moving", "clever", "warm", "superb", "lovely", "fresh"]
 BAD = ["dull", "clumsy", "tedious", "shallow", "cold", "awful", "stale", "noisy"]
 PLAIN = ["film", "plot", "acting", "story", "ending", "cast", "score", "script", "the", "a", "of"]
+
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+  - split: validation
+    path: data/validation-*
+  - split: test
+    path: data/test-*
+---
+# SST-2
+"""
 
 
 def reviews(count: int, seed: int) -> list[tuple[str, int]]:
@@ -63,7 +77,7 @@ def publish_blog(hub: HubDouble, scratch: Path, *, transfer: int = 400) -> None:
             "data/train-00000-of-00001.parquet": _parquet(phrases),
             "data/validation-00000-of-00001.parquet": _parquet(rows["dev"]),
             "data/test-00000-of-00001.parquet": _parquet(unlabelled),
-            "README.md": b"SST-2, phrases",
+            "README.md": CARD.encode(),
         },
         commit=pinned["datasets/stanfordnlp/sst2"],
     )
@@ -114,8 +128,12 @@ def _lines(rows) -> bytes:
 
 def _parquet(rows, **columns) -> bytes:
     table = {"sentence": [s for s, _ in rows], "label": [n for _, n in rows]} | columns
+    kinds = {"sentence": Value("string"), "label": Value("int64")}
+    if columns:  # as the transfer set's own script declares them
+        scores = List(Value("float32"), length=2)
+        kinds |= {"label": ClassLabel(names=["0", "1"]), "prediction": scores}
     buffer = io.BytesIO()
-    Dataset.from_dict(table).to_parquet(buffer)
+    Dataset.from_dict(table, features=Features(kinds)).to_parquet(buffer)
     return buffer.getvalue()
 
 
