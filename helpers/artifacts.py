@@ -204,7 +204,7 @@ def make_command(notebook: str, profile: Profile) -> str:
     words = [
         "make pretrain" if pretraining else "make run",
         "" if profile.base == DEFAULT else f"PROFILE={profile.base}",
-        f'SET="{profile.changes}"' if profile.changes else "",
+        'SET="{}"'.format(profile.changes.replace('"', r"\"")) if profile.changes else "",
         "" if pretraining else f"FROM={notebook[:2]}",
     ]
     return " ".join(filter(None, words))

@@ -255,17 +255,16 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _explain(place: str, error: Exception, status: int | None) -> str:
-    chain, endpoint = list(_chain(error)), constants.ENDPOINT
+    chain, endpoint, cache = list(_chain(error)), constants.ENDPOINT, constants.HF_HUB_CACHE
+    numbers = {getattr(e, "errno", None) for e in chain}
 
     def any_of(*kinds):
         return any(isinstance(e, kinds) for e in chain)
 
-    if any_of(HubError):
-        return f"{place}: {error}"
-    if any(isinstance(e, OSError) and e.errno == errno.ENOSPC for e in chain):
-        return (
-            f"{place}: the disk filled up under {constants.HF_HUB_CACHE}; make room or set HF_HOME"
-        )
+    if errno.ENOSPC in numbers:
+        return f"{place}: the disk filled up under {cache}; make room or set HF_HOME"
+    if numbers & {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"{place}: {cache} cannot be written; set HF_HOME to a place that can"
     if any_of(GatedRepoError):
         page = f"{endpoint}/{place.removeprefix(PREFIX)}"
         return f"{place} is gated: accept its terms at {page}, then run `hf auth login`"
@@ -278,4 +277,5 @@ def _explain(place: str, error: Exception, status: int | None) -> str:
     if status is not None or any_of(HfHubHTTPError):
         return f"{place}: the hub at {endpoint} answers {status}"
     said = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{place}: no connection to the hub at {endpoint} ({said[-1]})"
+    said = f"{place}: no connection to the hub at {endpoint} ({said[-1]})"
+    return f"{said}; the default profile needs none"

@@ -126,7 +126,7 @@ def launch(path: Path, script: Path, processes: int) -> None:
 
 
 class PeakMemory(threading.Thread):
-    """Watches how much memory this process and its descendants take, shared pages left out."""
+    """Watches how much memory this process and its descendants take, shared pages counted once."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -140,8 +140,8 @@ class PeakMemory(threading.Thread):
             used = 0
             for process in [me, *me.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
-                    info = process.memory_info()
-                    used += info.rss - getattr(info, "shared", 0)
+                    info = process.memory_full_info()
+                    used += getattr(info, "pss", info.uss)  # a fork shares its parent's pages
             self.gigabytes = max(self.gigabytes, used / 1e9)
 
     def __enter__(self):

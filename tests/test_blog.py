@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import nbformat
 import numpy as np
@@ -80,6 +82,33 @@ def test_published_checkpoints_are_taken_as_they_are(hub, run_in, tmp_path):
         tokenizer,
     )
     np.testing.assert_allclose(logits, direct, atol=1e-4)
+
+
+SMALL = (
+    "data.train_sentences=200 generation.sentences=16 quantization.calibration_sentences=20 "
+    "student.distil_augmented.batch_size=16 benchmark.sentences=6 benchmark.threads=[0] "
+    "benchmark.warmup_rounds=1 benchmark.rounds=3 benchmark.sweep_rounds=2 "
+    "benchmark.lengths=[16] benchmark.batches=[1]"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["blog", "blog-train"])
+def test_the_whole_run_ends_with_the_blogs_table_beside_ours(run_in, profile):
+    folder = run_in(profile, SMALL)
+    done = subprocess.run(
+        [sys.executable, "-m", "helpers.run"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((folder / "benchmark.json").read_text())["rows"]
+    rated = {row["name"] for row in rows if row["accuracy"]}
+    assert {"BERT-Base, PyTorch FP32", "BERT-Base, ONNX Runtime INT8 dynamic"} <= rated
+    assert "Teacher, PyTorch FP32" not in rated, "the teacher is BERT-Base itself here"
+    cells = nbformat.read(folder / "executed/05_benchmark_cpu.ipynb", as_version=4).cells
+    (table,) = (cell for cell in cells if "beside_blog(" in cell.source)
+    shown = "".join(output.get("data", {}).get("text/html", "") for output in table.outputs)
+    for name in ("BERT-Base PyTorch FP32", "BERT-Mini reference NLP engine INT8", "points"):
+        assert name in shown
 
 
 def test_two_processes_train_and_label_as_one_would(run_in, tmp_path):
