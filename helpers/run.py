@@ -126,7 +126,10 @@ def launch(path: Path, script: Path, processes: int) -> None:
 
 
 class PeakMemory(threading.Thread):
-    """Watches how much memory this process and its descendants take, shared pages counted once."""
+    """Watches how much memory this process and its descendants take for themselves.
+
+    Pages of files are left out, and those that a fork shares with its parent are not counted twice.
+    """
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -141,7 +144,7 @@ class PeakMemory(threading.Thread):
             for process in [me, *me.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
                     info = process.memory_full_info()
-                    used += getattr(info, "pss", info.uss)  # a fork shares its parent's pages
+                    used += min(info.uss, info.rss - getattr(info, "shared", 0))
             self.gigabytes = max(self.gigabytes, used / 1e9)
 
     def __enter__(self):
