@@ -106,8 +106,7 @@ class Artifacts:
 
         With other settings or inputs it is another folder.
         """
-        entry = self._made_with(RECIPES[name], self._manifest())
-        made_with = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+        made_with = _hash(self._made_with(RECIPES[name], self._manifest()))
         return self.folder / "checkpoints" / "-".join(filter(None, (name, part, made_with[:8])))
 
     def require(self, *names: str) -> None:
@@ -185,8 +184,7 @@ class Artifacts:
         return self._identities[reference]
 
     def _settings(self, recipe: Recipe) -> str:
-        settings = self.profile.model_dump(mode="json", include=set(recipe.settings))
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return _hash(self.profile.model_dump(mode="json", include=set(recipe.settings)))
 
     def _manifest(self) -> dict[str, dict]:
         path = self.path("manifest.json")
@@ -196,6 +194,10 @@ class Artifacts:
         aside = self.path(".manifest.json.new")
         aside.write_text(json.dumps(manifest, indent=2) + "\n")
         aside.replace(self.path("manifest.json"))
+
+
+def _hash(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def make_command(notebook: str, profile: Profile) -> str:

@@ -132,10 +132,7 @@ def locate(reference: str) -> Path:
         AssetError: it cannot be had; the message says what to do.
     """
     if reference.startswith(hub.PREFIX):
-        try:
-            return hub.download(reference, cache_folder() / "hub")
-        except hub.HubError as error:
-            raise AssetError(str(error)) from error
+        return _download(reference)
     if reference in (known := load_assets()):
         return fetch_asset(reference)
     path = ROOT / Path(reference).expanduser()
@@ -225,12 +222,17 @@ def _from_hub(asset: Asset, ready: Path, scratch: Path) -> None:
     if asset.hub is None:
         raise AssetError("it has no second source")
     names = {file.name for file in asset.files}
-    try:
-        folder = hub.download(asset.hub, cache_folder() / "hub", only=names)
-    except hub.HubError as error:
-        raise AssetError(str(error)) from error
+    folder = _download(asset.hub, only=names)
     for name in names:
         shutil.copyfile(folder / name, ready / name)
+
+
+def _download(place: str, **options) -> Path:
+    """`hub.download`, with our records and our error."""
+    try:
+        return hub.download(place, cache_folder() / "hub", **options)
+    except hub.HubError as error:
+        raise AssetError(str(error)) from error
 
 
 def _announce(asset: Asset, source: str) -> None:

@@ -29,6 +29,8 @@ logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # on card
 
 LABELS = ("negative", "positive")
 SPLITS = ("train", "dev", "test")
+# by ending, the reader of the `datasets` library
+_TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 HIDDEN = -1  # how the hub's data says that a label is not given away
 
 
@@ -49,16 +51,16 @@ def load_data(settings: Data) -> DatasetDict:
     if settings.source == "movie-reviews":
         rated = read_movie_reviews(locate(settings.source) / "sentences.tsv")
         rows = [(s, int(rating > 0)) for s, rating in rated if abs(rating) >= settings.min_rating]
-        splits = split_by_hash(rows, shares["test"], shares["dev"])
+        splits = {"train": rows}
     else:
         splits = load_labelled(locate(settings.source))
-        if settings.train:
-            splits["train"] = load_labelled(locate(settings.train))["train"]
-        if lacking := {name: share for name, share in shares.items() if name not in splits}:
-            drawn = split_by_hash(splits["train"], lacking.get("test", 0), lacking.get("dev", 0))
-            splits |= {name: drawn[name] for name in ("train", *lacking)}
-        held_out = {normalised(s) for name in ("dev", "test") for s, _ in splits[name]}
-        splits["train"] = [row for row in splits["train"] if normalised(row[0]) not in held_out]
+    if lacking := {name: share for name, share in shares.items() if name not in splits}:
+        drawn = split_by_hash(splits["train"], lacking.get("test", 0), lacking.get("dev", 0))
+        splits |= {name: drawn[name] for name in ("train", *lacking)}
+    if settings.train:
+        splits["train"] = load_labelled(locate(settings.train))["train"]
+    held_out = {normalised(s) for name in ("dev", "test") for s, _ in splits[name]}
+    splits["train"] = [row for row in splits["train"] if normalised(row[0]) not in held_out]
     limits = {"train": settings.train_sentences, "test": settings.test_sentences}
     chosen = {name: splits[name][: limits.get(name) or None] for name in SPLITS}
     return DatasetDict(
@@ -113,7 +115,7 @@ def load_transfer(
     Raises:
         ValueError: the source cannot be read so, or has no scores stored.
     """
-    if path.is_dir() or {".csv", ".tsv", ".json", ".jsonl", ".parquet"} & set(path.suffixes):
+    if path.is_dir() or set(_TABLES) & set(path.suffixes):
         tables = _read_tables(path)
         table = tables.get("train") or next(iter(tables.values()))
         if (named := _sentence_column(table, path)) != "sentence":
@@ -137,13 +139,12 @@ def load_transfer(
 def _read_tables(path: Path) -> DatasetDict:
     """Read a folder or file of tables with the `datasets` library; Arrow goes to our own cache."""
     cache = str(cache_folder() / "arrow")
-    kinds = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
     try:
         if path.is_dir():
             return load_dataset(str(path), cache_dir=cache)
-        kind = next((kinds[s] for s in path.suffixes if s in kinds), None)
+        kind = next((_TABLES[s] for s in path.suffixes if s in _TABLES), None)
         if kind is None:
-            raise ValueError(f"{path} is not a table; known are {', '.join(kinds)}")
+            raise ValueError(f"{path} is not a table; known are {', '.join(_TABLES)}")
         options = {"sep": "\t"} if ".tsv" in path.suffixes else {}
         return load_dataset(kind, data_files=str(path), cache_dir=cache, **options)
     except DatasetGenerationError as error:

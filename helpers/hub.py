@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import HfUri, parse_hf_uri
 
 PREFIX = "hf://"
@@ -81,12 +82,8 @@ def download(place: str, records: Path, *, only: set[str] | None = None) -> Path
     with FileLock(_record_path(place, records).with_suffix(".lock")):
         recorded = None if only else find_record(place, records)
         snapshot = recorded or _look_up(place, where, only)
-        folder = Path(
-            constants.HF_HUB_CACHE,
-            f"{where.type}s--{where.id.replace('/', '--')}",
-            "snapshots",
-            snapshot.commit,
-        )
+        repository = repo_folder_name(repo_id=where.id, repo_type=where.type)
+        folder = Path(constants.HF_HUB_CACHE, repository, "snapshots", snapshot.commit)
         if lacking := [file for file in snapshot.files if not _whole(folder / file.name, file)]:
             _download_files(where, snapshot, folder, lacking)
         if not (only or recorded):
@@ -217,9 +214,7 @@ def _whole(path: Path, file: HubFile) -> bool:
     else:
         digest = hashlib.sha1(f"blob {file.bytes}\0".encode(), usedforsecurity=False)
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest() == file.digest
+        return hashlib.file_digest(stream, lambda: digest).hexdigest() == file.digest
 
 
 def _discard(path: Path) -> None:

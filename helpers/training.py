@@ -150,6 +150,20 @@ def freeze_lower_layers(model: PreTrainedModel, layers: int) -> None:
             module.requires_grad_(False)
 
 
+def _machine_arguments() -> dict:
+    """Those of `TrainingArguments` that follow from the machine, and quiet."""
+    device = pick_device()
+    return {
+        "bf16": has_bf16(device),
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": device == "cuda",
+        "log_level": "error",
+        "log_level_replica": "error",
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
 def training_arguments(
     settings: Training, *, folder: Path, seed: int, **changes
 ) -> TrainingArguments:
@@ -162,7 +176,7 @@ def training_arguments(
     Raises:
         ValueError: the batch cannot be shared out evenly.
     """
-    device, processes = pick_device(), process_count()
+    processes = process_count()
     if settings.batch_size % processes:
         raise ValueError(f"a batch of {settings.batch_size} is not shared by {processes} processes")
     arguments = {
@@ -173,19 +187,13 @@ def training_arguments(
         "weight_decay": settings.weight_decay,
         "warmup_steps": settings.warmup,
         "train_sampling_strategy": "group_by_length",
-        "bf16": has_bf16(device),
-        "use_cpu": device == "cpu",
-        "dataloader_pin_memory": device == "cuda",
         "seed": seed,
         "label_names": ["labels", "prediction"],
         "save_strategy": "steps" if settings.checkpoints or processes > 1 else "no",
         "save_steps": 1 / (settings.checkpoints + 1) if settings.checkpoints else 0.9999,
         "save_total_limit": 1,
         "logging_steps": 0.05,
-        "log_level": "error",
-        "log_level_replica": "error",
-        "disable_tqdm": True,
-        "report_to": "none",
+        **_machine_arguments(),
     }
     return TrainingArguments(**arguments | changes)
 
@@ -256,6 +264,11 @@ def run_training(trainer: Trainer, name: str) -> None:
         print(f"{name}: taken as it is")
 
 
+def _longest_first(dataset: Dataset) -> np.ndarray:
+    """Positions of a tokenised dataset's sentences, the longest first."""
+    return np.argsort(-np.asarray(dataset["length"]), kind="stable")
+
+
 def length_sorted_batches(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
@@ -263,7 +276,7 @@ def length_sorted_batches(
 
     Each batch holds `input_ids` and `attention_mask`, int64 of shape (batch, longest).
     """
-    order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
+    order = _longest_first(dataset)
     encoded = dataset.select_columns(["input_ids", "attention_mask"])
     for start in range(0, len(order), batch_size):
         positions = order[start : start + batch_size]
@@ -375,20 +388,15 @@ def score_sentences(
     where `accelerate launch` started several processes, `Trainer` shares the sentences out, each
     to one process, and every process gets all the logits.
     """
-    if (device := pick_device()) != "cpu" or process_count() > 1:
-        arguments = TrainingArguments(
-            per_device_eval_batch_size=256, bf16=has_bf16(device), use_cpu=device == "cpu",
-            dataloader_pin_memory=device == "cuda", disable_tqdm=True, report_to="none",
-            log_level="error", log_level_replica="error",
-        )  # fmt: skip
+    if pick_device() != "cpu" or process_count() > 1:
         scorer = Trainer(
             model=model,
-            args=arguments,
+            args=TrainingArguments(per_device_eval_batch_size=256, **_machine_arguments()),
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),
         )
         scorer.remove_callback(PrinterCallback)
-        order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
+        order = _longest_first(dataset)
         scores = scorer.predict(dataset.select(order)).predictions
         return scores[np.argsort(order)].astype(np.float32)
     compiled = compile_for_scoring(model)
