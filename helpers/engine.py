@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 from collections import deque
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -78,7 +79,9 @@ class EngineProcess:
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "GLOG_minloglevel": "2"},
         )
         self._said: deque[str] = deque(maxlen=20)
-        Thread(target=lambda: self._said.extend(self._process.stderr), daemon=True).start()
+        listen = partial(self._said.extend, self._process.stderr)
+        self._listener = Thread(target=listen, daemon=True)
+        self._listener.start()
         try:
             ready = self._ask(job)["ready"]
         except EngineError:
@@ -118,6 +121,7 @@ class EngineProcess:
             print(json.dumps(request), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
+            self._listener.join(timeout=10)  # its last words may still be on the way
             said = [line.strip() for line in self._said if "Check failure" not in line]
             raise EngineError(f"its process died; it last said: {said[-1] if said else 'nothing'}")
         answer = json.loads(line)
