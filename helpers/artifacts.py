@@ -36,6 +36,7 @@ class Recipe(NamedTuple):
 _PRETRAIN = "00_pretrain_student"
 _TEACHER, _STUDENT = "01_finetune_teacher", "02_distill_student"
 _EXPORT, _INT8, _BENCHMARK = "03_export_onnx", "04_quantize_int8", "05_benchmark_cpu"
+_PRUNE = "06_prune_and_orchestrate"
 _INT8_STUDENTS = {  # each with what it was quantized from
     "student_int8.onnx": "student.onnx",
     "student_int8_dynamic.onnx": "student.onnx",
@@ -80,6 +81,13 @@ RECIPES = {
         _BENCHMARK,
         ("benchmark",),
         ("teacher", "student_gold", "baseline.onnx", *_INT8_BASELINES, *_INT8_STUDENTS),
+    ),
+    "student_pruned.onnx": Recipe(
+        _PRUNE, ("seed", "max_length", "compression"), ("student", "transfer.parquet")
+    ),
+    "student_pruned_int8.xml": Recipe(_PRUNE, ("quantization",), ("student_pruned.onnx",)),
+    "frontier.json": Recipe(
+        _PRUNE, ("benchmark",), ("student_pruned_int8.xml", "student_int8_fast.xml")
     ),
 }
 

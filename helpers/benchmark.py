@@ -11,7 +11,7 @@ import multiprocessing
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -225,6 +225,22 @@ def _run_rounds(workers, workload, count, settings, seed, threads, rounds) -> di
             if number >= settings.warmup_rounds:
                 timings[name].rounds.append(calls)
             time.sleep(_PAUSE_S)
+    return timings
+
+
+def time_together(
+    runs: Mapping[str, Callable], items: Sequence[tuple], *, rounds: int, turn_ms: float, seed: int
+) -> dict[str, Timings]:
+    """Time functions in this process, in shuffled rounds on the same arguments.
+
+    For models of one runtime on one thread: idle threads of another would take the machine from
+    the one whose turn it is, which is why `run_benchmark` gives each variant a process.
+    """
+    rng = random.Random(seed)
+    timings = {name: Timings() for name in runs}
+    for _ in tqdm(range(rounds), desc="timing, 1 thread"):
+        for name in rng.sample(list(runs), len(runs)):
+            timings[name].rounds.append(time_turn(runs[name], list(items), milliseconds=turn_ms))
     return timings
 
 

@@ -1,6 +1,8 @@
 """Accuracy with its uncertainty, and paired comparison of two classifiers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import datasets
 import evaluate
@@ -103,3 +105,29 @@ def compare_paired(logits_a: np.ndarray, logits_b: np.ndarray, labels) -> Paired
 def agreement(logits_a: np.ndarray, logits_b: np.ndarray) -> float:
     """Share of sentences to which two classifiers give the same label."""
     return float(np.mean(np.argmax(logits_a, axis=1) == np.argmax(logits_b, axis=1)))
+
+
+class Interval(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_over_seeds(runs: Sequence[np.ndarray], labels, *, reference=None) -> Interval:
+    """Mean accuracy over several seeds' logits (n, classes), or how far it lies over a reference's.
+
+    `reference` is one model's logits on the same sentences. The interval is a bootstrap's over
+    seeds and sentences alike: it tells what another seed and other sentences would have changed.
+    """
+    labels = np.asarray(labels)
+    right = np.array([np.argmax(logits, axis=1) == labels for logits in runs], dtype=float)
+    if reference is not None:
+        right -= np.argmax(reference, axis=1) == labels
+    rng, (seeds, n) = np.random.default_rng(0), right.shape
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=2000)  # how often each sentence is drawn
+    by_seed = counts @ right.T / n
+    drawn = np.take_along_axis(by_seed, rng.integers(seeds, size=(2000, seeds)), axis=1)
+    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
+    return Interval(float(right.mean()), float(low), float(high))

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import pandas as pd
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,6 +26,8 @@ INTEGER_OPERATORS = {
     "QGemm",
     "QAttention",
 }
+FLOAT_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention"}
+CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
 
 class PlainBert(nn.Module):
@@ -76,12 +77,16 @@ class PlainBert(nn.Module):
         def by_head(rows):
             return rows.view(rows.size(0), rows.size(1), heads, size).permute(0, 2, 1, 3)
 
-        query = by_head(attention.query(asking))
-        key, value = by_head(attention.key(states)), by_head(attention.value(states))
-        scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(size) + bias
-        context = torch.matmul(torch.softmax(scores, dim=-1), value).permute(0, 2, 1, 3)
-        context = context.contiguous().view(context.size(0), context.size(1), heads * size)
-        attended = projected.LayerNorm(projected.dense(context) + asking)
+        if heads:
+            query = by_head(attention.query(asking))
+            key, value = by_head(attention.key(states)), by_head(attention.value(states))
+            scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(size) + bias
+            context = torch.matmul(torch.softmax(scores, dim=-1), value).permute(0, 2, 1, 3)
+            context = context.contiguous().view(context.size(0), context.size(1), heads * size)
+            gathered = projected.dense(context)
+        else:  # all pruned away: nothing is gathered from other tokens
+            gathered = projected.dense.bias
+        attended = projected.LayerNorm(gathered + asking)
         widened = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(attended))
         return layer.output.LayerNorm(layer.output.dense(widened) + attended)
 
@@ -133,16 +138,17 @@ def write_notes(path: Path, *, tokenizer: str, max_length: int, labels: tuple[st
     onnx.save(model, path)
 
 
-def operator_counts(path: Path) -> Counter:
-    """How many operators of each type a graph holds."""
-    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
-
-
-def operator_table(**files: Path) -> pd.DataFrame:
-    """Counts of each operator type, one column a file, the most frequent first."""
-    table = pd.DataFrame({name: operator_counts(path) for name, path in files.items()})
-    table = table.fillna(0).astype(int)
-    return table.loc[table.sum(axis=1).sort_values(ascending=False).index]
+def operator_counts(path: Path, *, optimised: bool = False) -> Counter:
+    """How many operators of each type a file holds, or what ONNX Runtime makes of it to run."""
+    if not optimised:
+        graph = onnx.load(path, load_external_data=False).graph
+        return Counter(node.op_type for node in graph.node)
+    with tempfile.TemporaryDirectory() as scratch:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(scratch, "optimised.onnx"))
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return operator_counts(Path(options.optimized_model_filepath))
 
 
 def operator_times(path: Path, input_ids: Sequence[int], *, runs: int = 200) -> dict[str, float]:

@@ -69,6 +69,31 @@ def plot_accuracies(accuracies: Mapping[str, Accuracy]) -> Figure:
     return figure
 
 
+def plot_calibration(
+    series: Mapping[str, Mapping[int, Accuracy]], *, reference: Accuracy
+) -> Figure:
+    """Accuracy with its 95 % interval against the number of calibration sentences.
+
+    One line a way to quantize; `reference` is FP32's.
+    """
+    figure, axes = _figure(figsize=(9.6, 3.6))
+    axes.axhline(100 * reference.value, color=_PALETTE["baseline"], linestyle="--", label="FP32")
+    for place, (name, points) in enumerate(series.items()):
+        counts = np.array(list(points))
+        values = np.array([[a.value, a.low, a.high] for a in points.values()]).T * 100
+        axes.errorbar(
+            counts * 1.08**place, values[0], yerr=[values[0] - values[1], values[2] - values[0]],
+            fmt="-" + "os^Dv"[place % 5], capsize=3, label=name,
+            color=list(_PALETTE.values())[1 + place % 4],
+        )  # fmt: skip
+    axes.set_xscale("log")
+    counts = sorted({count for points in series.values() for count in points})
+    axes.set_xticks(counts, counts)
+    axes.set(xlabel="calibration sentences", ylabel="accuracy (%), 95 % interval")
+    axes.legend(fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left", frameon=False)
+    return figure
+
+
 def plot_confusion(matrix: np.ndarray, labels: Sequence[str]) -> Figure:
     """Confusion matrix: rows are the gold labels, columns the predicted ones."""
     figure, axes = _figure(figsize=(3.6, 3.2))
@@ -83,11 +108,14 @@ def plot_confusion(matrix: np.ndarray, labels: Sequence[str]) -> Figure:
     return figure
 
 
-def plot_frontier(rows: Sequence[Mapping], blog: Sequence[Mapping]) -> Figure:
+def plot_frontier(
+    rows: Sequence[Mapping], blog: Sequence[Mapping] = (), *, marked: Sequence[str] = ()
+) -> Figure:
     """Accuracy against latency, marker area in proportion to size: ours and the blog's.
 
     `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
-    are left out. `blog` rows have `name`, `latency_ms`, `accuracy` and `size_mb`.
+    are left out, and those whose names are `marked` get a ring. `blog` rows have `name`,
+    `latency_ms`, `accuracy` and `size_mb`.
     """
     figure, axes = _figure(figsize=(9.6, 4.8))
     for entry in blog:
@@ -102,12 +130,17 @@ def plot_frontier(rows: Sequence[Mapping], blog: Sequence[Mapping]) -> Figure:
         colour = _colour(row["name"])
         axes.errorbar(x, y, yerr=[[low], [high]], color=colour, alpha=0.5, capsize=3)
         axes.scatter(x, y, s=2 * (row["size_mb"] or 1), color=colour, alpha=0.6)
+        if row["name"] in marked:
+            axes.scatter(x, y, s=160, facecolors="none", edgecolors="black", linewidths=1.5)
         axes.annotate(
             str(number), (x, y + high), xytext=(0, 3 + 11 * (number % 4)),
             textcoords="offset points", ha="center", fontsize=9,
         )  # fmt: skip
         axes.scatter([], [], s=40, color=colour, label=f"{number}  {row['name']}")
-    axes.scatter([], [], s=40, color=_PALETTE["blog"], alpha=0.4, label="the blog, its machine")
+    if blog:
+        axes.scatter([], [], s=40, color=_PALETTE["blog"], alpha=0.4, label="the blog, its machine")
+    if marked:
+        axes.scatter([], [], s=60, facecolors="none", edgecolors="black", label="on the frontier")
     axes.set_xscale("log")
     axes.set(xlabel="median latency, batch 1 (ms)", ylabel="accuracy (%), 95 % interval")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
@@ -206,7 +239,7 @@ def plot_operator_times(times: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def _colour(name: str) -> str:
-    if "BERT-Mini" in name:
+    if "BERT-Mini" in name or "student" in name:
         return _PALETTE["student"]
     if "eacher" in name:
         return _PALETTE["teacher"]

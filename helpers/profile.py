@@ -224,10 +224,39 @@ class Augmentation(_Section):
 
 
 class Quantization(_Section):
-    """Post-training quantization; `max_accuracy_loss` is relative, on the dev sentences."""
+    """Post-training quantization; `max_accuracy_loss` is relative, on the dev sentences.
+
+    `study_sentences` are the sizes of the calibration study, and `trials` is how often
+    neural-compressor may try where it is left to itself.
+    """
 
     calibration_sentences: Positive
     max_accuracy_loss: Annotated[float, Field(gt=0, lt=1)]
+    study_sentences: Annotated[list[Positive], Field(min_length=1)]
+    trials: Positive
+
+
+class Compression(_Section):
+    """Pruning and quantization-aware training of the student (notebook 06).
+
+    Everything is repeated with `seeds` seeds, on at most `sentences` of the transfer set (0 takes
+    all), quantization-aware training on `aware_sentences` of them. `weights`, `heads` and `neurons`
+    are the shares that pruning removes. `sparse` trains with single weights pruned; `prune` and
+    `recover` are the two shots that make a finished student smaller, `one_shot` does all at once
+    from the student's checkpoint; `aware` trains with quantization in the loop.
+    """
+
+    seeds: Positive
+    sentences: Count
+    aware_sentences: Positive
+    weights: Share
+    heads: Share
+    neurons: Share
+    sparse: Training
+    prune: Training
+    recover: Training
+    one_shot: Training
+    aware: Training
 
 
 class Benchmark(_Section):
@@ -268,6 +297,7 @@ class Profile(_Section):
     generation: Generation
     augmentation: Augmentation
     quantization: Quantization
+    compression: Compression
     benchmark: Benchmark
 
     @model_validator(mode="after")

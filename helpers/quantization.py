@@ -4,14 +4,18 @@ import json
 import logging
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nncf
 import numpy as np
 import onnx
+import onnxruntime
 import openvino as ov
 from datasets import Dataset
+from IPython.utils.capture import capture_output
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -95,32 +99,111 @@ def save_quantized(model, path: Path) -> None:
     model.save(str(path))
 
 
-def quantize_for_engine(source: Path, target: Path, calibration: CalibrationLoader) -> None:
-    """Static INT8 as the reference NLP engine reads it, of an export with token types.
+def quantize_with_onnxruntime(
+    source: Path, target: Path, calibration: CalibrationLoader, **settings
+) -> None:
+    """Static INT8 with ONNX Runtime's own quantizer.
 
-    Every MatMul gets unsigned activations and signed weights with one scale a column, as a pair of
-    QuantizeLinear and DequantizeLinear; ranges are minimum and maximum over the calibration
-    sentences.
+    Unless `settings`, those of `quantize_static`, say otherwise: every MatMul and Gemm gets
+    unsigned activations and signed weights with one scale a column, as pairs of QuantizeLinear and
+    DequantizeLinear; ranges are minimum and maximum over the calibration sentences. An input
+    `token_type_ids` is fed zeros.
     """
+    wanted = {entry.name for entry in onnx.load(source, load_external_data=False).graph.input}
 
     class Reader(CalibrationDataReader):
         rows = iter(calibration.inputs)
 
         def get_next(self):
             row = next(self.rows, None)
-            return row and row | {"token_type_ids": np.zeros_like(row["input_ids"])}
+            return row and {name: row.get(name, 0 * row["input_ids"]) for name in wanted}
 
+    defaults = {
+        "quant_format": QuantFormat.QDQ,
+        "op_types_to_quantize": ["MatMul", "Gemm"],
+        "per_channel": True,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+    }
     with quiet():
-        quantize_static(
-            source,
-            target,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+        quantize_static(source, target, Reader(), **defaults | settings)
+
+
+def quantize_with_nncf(
+    source: Path,
+    target: Path,
+    calibration: CalibrationLoader,
+    *,
+    notes: dict | None = None,
+    **settings,
+) -> None:
+    """Static INT8 of an ONNX file with NNCF's recipe for transformers, SmoothQuant included.
+
+    The target is an OpenVINO model (`.xml`) or, in the QDQ form, an ONNX file. Unless `settings`,
+    those of `nncf.quantize`, say otherwise, activations are symmetric. `notes` are those of
+    `onnx_models.write_notes`, for OpenVINO.
+    """
+    read = onnx.load if target.suffix == ".onnx" else ov.Core().read_model
+    defaults = {
+        "model_type": nncf.ModelType.TRANSFORMER,
+        "preset": nncf.QuantizationPreset.PERFORMANCE,
+        "subset_size": len(calibration),
+    }
+    with quiet(), capture_output():  # of progress bars
+        model = nncf.quantize(read(source), nncf.Dataset(calibration.inputs), **defaults | settings)
+    if target.suffix == ".onnx":
+        onnx.save(model, target)
+    else:
+        save_openvino(model, target, **notes or {})
+
+
+def openvino_products(path: Path) -> Counter:
+    """How many of an OpenVINO model's products with weights run in integers, and in floats.
+
+    Counted in the compiled model. The products inside attention, which OpenVINO fuses with what
+    stands between them, are not among them.
+    """
+    compiled = ov.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    operators = [operator.rt_info for operator in compiled.get_runtime_model().get_ops()]
+    precisions = [
+        info["runtimePrecision"].astype(str)
+        for info in operators
+        if info["layerType"].astype(str) == "FullyConnected"
+    ]
+    return Counter("integer" if name in ("i8", "u8") else "float" for name in precisions)
+
+
+def layer_states(path: Path, encoded: Dataset, layers: int) -> list[np.ndarray]:
+    """What each encoder layer of an exported model hands on, FP32 (tokens, hidden) a layer.
+
+    `path` is an ONNX file, run with ONNX Runtime, or an OpenVINO model. It must hold the tensors
+    by the names the FP32 export gave them, as quantizers leave them; all sentences' tokens are in
+    the dataset's order.
+
+    Raises:
+        KeyError: the file does not hold such a tensor.
+    """
+    names = [
+        f"/bert/encoder/layer.{layer}/output/LayerNorm/LayerNormalization_output_0"
+        for layer in range(layers)
+    ]
+    rows = CalibrationLoader(encoded).inputs
+    if path.suffix == ".xml":
+        model = ov.Core().read_model(path)
+        model.add_outputs(names)
+        compiled = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found = [[results[name] for name in names] for results in map(compiled, rows)]
+    else:
+        model = onnx.load(path)
+        there = {name for node in model.graph.node for name in node.output}
+        if lacking := set(names) - there:
+            raise KeyError(f"{path.name} has no {min(lacking)}")
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
         )
+        found = [session.run(names, row) for row in rows]
+    return [np.concatenate([states[0] for states in layer]) for layer in zip(*found, strict=True)]
 
 
 @contextmanager
@@ -137,7 +220,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def tuning_log() -> Iterator[list[str]]:
-    """Collect what neural-compressor says of its trials.
+    """Collect what neural-compressor says of its trials and of what it falls back to.
 
     The rest of its log is silenced, and its working files go to a folder that is removed; without
     that it leaves an `nc_workspace` wherever it runs.
@@ -147,8 +230,8 @@ def tuning_log() -> Iterator[list[str]]:
     class Collect(logging.Handler):
         def emit(self, record):
             message = record.getMessage()
-            if message.startswith("Tune ") or "accuracy goal" in message:
-                trials.append(message)
+            if message.startswith(("Tune ", "***", "Applied")) or "accuracy goal" in message:
+                trials.append(message.strip("* "))
 
     logger = logging.getLogger("neural_compressor")
     handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate

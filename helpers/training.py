@@ -1,6 +1,7 @@
 """Models, devices, training arguments and batch prediction around `transformers.Trainer`."""
 
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -317,15 +318,38 @@ def fine_tune(
     set_seed(seed)
     if load_tokenizer(checkpoint).get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"{checkpoint} has another vocabulary than the student's tokenizer")
+    model = load_classifier(
+        checkpoint,
+        architecture,
+        pretrained=pretrained,
+        finished=pretrained and settings.epochs == 0,
+        dropout=settings.dropout,
+    )
+    return train_model(
+        model, settings, dataset, tokenizer, name=name, folder=folder, seed=seed,
+        trainer_class=trainer_class,
+    )  # fmt: skip
+
+
+def train_model(
+    model: PreTrainedModel,
+    settings: Training,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    folder: Path,
+    seed: int,
+    trainer_class: Callable[..., Trainer] = SeededTrainer,
+    **changes,
+) -> Trainer:
+    """Train a model at hand on a tokenised dataset; returns the trainer, done.
+
+    The arguments are those of `fine_tune`, and `changes` those of `training_arguments`.
+    """
     trainer = trainer_class(
-        model=load_classifier(
-            checkpoint,
-            architecture,
-            pretrained=pretrained,
-            finished=pretrained and settings.epochs == 0,
-            dropout=settings.dropout,
-        ),
-        args=training_arguments(settings, folder=folder, seed=seed),
+        model=model,
+        args=training_arguments(settings, folder=folder, seed=seed, **changes),
         train_dataset=dataset,
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -352,6 +376,11 @@ def collect_rows(
     return np.concatenate(rows)[np.argsort(np.concatenate(positions))].astype(np.float32)
 
 
+def without_autocast(model: PreTrainedModel) -> PreTrainedModel:
+    """A model without the autocast that `Trainer` puts around its `forward` in mixed precision."""
+    return extract_model_from_parallel(model, keep_fp32_wrapper=False)
+
+
 def predict_logits(
     model: PreTrainedModel,
     dataset: Dataset,
@@ -362,10 +391,9 @@ def predict_logits(
     """Logits (n, classes) of a PyTorch classifier in FP32, on the device it lies on.
 
     `Trainer.predict` is not used: with batches grouped by length it returns the predictions in
-    the order of its sampler, not of the dataset. A model that `Trainer` trained in mixed precision
-    carries autocast around its `forward`; it is taken off first.
+    the order of its sampler, not of the dataset.
     """
-    model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
+    model = without_autocast(model).eval()
 
     def run(batch):
         with torch.inference_mode():
@@ -389,15 +417,18 @@ def score_sentences(
     to one process, and every process gets all the logits.
     """
     if pick_device() != "cpu" or process_count() > 1:
-        scorer = Trainer(
-            model=model,
-            args=TrainingArguments(per_device_eval_batch_size=256, **_machine_arguments()),
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-        )
-        scorer.remove_callback(PrinterCallback)
-        order = _longest_first(dataset)
-        scores = scorer.predict(dataset.select(order)).predictions
+        with tempfile.TemporaryDirectory() as scratch:  # `Trainer` wants a folder to exist
+            scorer = Trainer(
+                model=model,
+                args=TrainingArguments(
+                    scratch, per_device_eval_batch_size=256, **_machine_arguments()
+                ),
+                processing_class=tokenizer,
+                data_collator=DataCollatorWithPadding(tokenizer),
+            )
+            scorer.remove_callback(PrinterCallback)
+            order = _longest_first(dataset)
+            scores = scorer.predict(dataset.select(order)).predictions
         return scores[np.argsort(order)].astype(np.float32)
     compiled = compile_for_scoring(model)
 
