@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -151,7 +152,14 @@ def operator_counts(path: Path, *, optimised: bool = False) -> Counter:
         return operator_counts(Path(options.optimized_model_filepath))
 
 
-def operator_times(path: Path, input_ids: Sequence[int], *, runs: int = 200) -> dict[str, float]:
+def operator_table(**files: Path) -> pd.DataFrame:
+    """Counts of each operator type, one column a file, the most frequent first."""
+    table = pd.DataFrame({name: operator_counts(path) for name, path in files.items()})
+    table = table.fillna(0).astype(int)
+    return table.loc[table.sum(axis=1).sort_values(ascending=False).index]
+
+
+def operator_times(path: Path, input_ids: Sequence[int], *, runs: int = 60) -> dict[str, float]:
     """Milliseconds per inference that each operator type takes, by ONNX Runtime's profiler.
 
     One sentence, one thread; the median over `runs` of each operator, summed by type. The types

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 import openvino as ov
 from datasets import Dataset
-from IPython.utils.capture import capture_output
+from IPython.display import clear_output
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -149,8 +149,9 @@ def quantize_with_nncf(
         "preset": nncf.QuantizationPreset.PERFORMANCE,
         "subset_size": len(calibration),
     }
-    with quiet(), capture_output():  # of progress bars
+    with quiet():
         model = nncf.quantize(read(source), nncf.Dataset(calibration.inputs), **defaults | settings)
+    clear_output()  # of NNCF's progress bars
     if target.suffix == ".onnx":
         onnx.save(model, target)
     else:
