@@ -274,10 +274,10 @@ def sha256(path: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and sums of all files under a folder."""
+    """SHA-256 of a file, or of the names and sums of a folder's files, its model card apart."""
     if path.is_file():
         return sha256(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != "README.md")
     lines = [f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

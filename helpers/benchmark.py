@@ -188,7 +188,9 @@ def run_benchmark(
             present = [variant for variant in variants if variant.name not in found.unavailable]
             for variant in present:
                 start = _EngineWorker if variant.runtime == _ENGINE else _SpawnedWorker
-                worker = start(variant, inputs[variant.name], threads, max_length)
+                worker = start(
+                    variant, inputs[variant.name], threads, max_length, 5 * settings.turn_ms
+                )
                 workers[variant.name] = stack.enter_context(worker)
             for variant in present:
                 try:
@@ -271,10 +273,12 @@ def _others_share():
 class _SpawnedWorker:
     """A variant in a Python process of its own, bound to as many cores as threads."""
 
-    def __init__(self, variant: Variant, inputs: dict, threads: int, max_length: int):
+    def __init__(
+        self, variant: Variant, inputs: dict, threads: int, max_length: int, warm_ms: float
+    ):
         context = multiprocessing.get_context("spawn")
         self._connection, there = context.Pipe()
-        job = (there, variant, inputs, threads, max_length)
+        job = (there, variant, inputs, threads, max_length, warm_ms)
         self._process = context.Process(target=_serve, args=job, daemon=True, name=variant.name)
         self._process.start()
         there.close()
@@ -312,7 +316,9 @@ class _SpawnedWorker:
 class _EngineWorker:
     """The reference engine behind the same three calls."""
 
-    def __init__(self, variant: Variant, inputs: dict, threads: int, max_length: int):
+    def __init__(
+        self, variant: Variant, inputs: dict, threads: int, max_length: int, warm_ms: float
+    ):  # the engine warms up by itself
         as_lists = {
             str(workload): [
                 item[0] if len(item) == 1 else [part[0].tolist() for part in item] for item in items
@@ -347,13 +353,15 @@ def _own_memory_mb(pid: int) -> float:
     return psutil.Process(pid).memory_full_info().uss / 2**20
 
 
-def _serve(connection, variant: Variant, inputs: dict, threads: int, max_length: int) -> None:
+def _serve(
+    connection, variant: Variant, inputs: dict, threads: int, max_length: int, warm_ms: float
+) -> None:
     """Body of a worker process: load the variant, then time what the parent asks for."""
     try:
         keep_to_cores(threads)
         calls = _load(variant, threads, max_length)
         for workload, items in inputs.items():
-            _warm_up(calls[workload.kind], items)
+            _warm_up(calls[workload.kind], items, milliseconds=warm_ms)
         connection.send("ready")
         while True:
             workload, chosen, milliseconds = connection.recv()
@@ -365,7 +373,7 @@ def _serve(connection, variant: Variant, inputs: dict, threads: int, max_length:
         connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _warm_up(run, items: list[tuple], *, milliseconds: float = 100, turns: int = 10) -> None:
+def _warm_up(run, items: list[tuple], *, milliseconds: float, turns: int = 10) -> None:
     """Call until the median of a turn is within 5 % of the turn before it, at most ten turns.
 
     A runtime prepares for each shape when it first sees it, so one input of each is run before.

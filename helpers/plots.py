@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from helpers.benchmark import Speedup
 from helpers.metrics import Accuracy
@@ -142,6 +143,9 @@ def plot_frontier(
     if marked:
         axes.scatter([], [], s=60, facecolors="none", edgecolors="black", label="on the frontier")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="median latency, batch 1 (ms)", ylabel="accuracy (%), 95 % interval")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
     return figure

@@ -231,7 +231,8 @@ def tuning_log() -> Iterator[list[str]]:
     class Collect(logging.Handler):
         def emit(self, record):
             message = record.getMessage()
-            if message.startswith(("Tune ", "***", "Applied")) or "accuracy goal" in message:
+            telling = ("Tune ", "***", "Applied", "Start to fallback")
+            if message.startswith(telling) or "accuracy goal" in message:
                 trials.append(message.strip("* "))
 
     logger = logging.getLogger("neural_compressor")

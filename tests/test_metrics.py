@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from helpers.metrics import agreement, compare_paired, measure_accuracy
+from helpers.metrics import agreement, compare_paired, mean_over_seeds, measure_accuracy
 
 
 def logits_for(labels):
@@ -43,3 +43,24 @@ def test_the_order_of_sentences_matters():
     assert measure_accuracy(logits_for(gold), gold).value == 1
     assert measure_accuracy(logits_for(shuffled), gold).value < 0.6
     assert agreement(logits_for(gold), logits_for(shuffled)) < 0.6
+
+
+def test_the_mean_over_seeds_has_an_interval_for_seeds_and_sentences():
+    rng = np.random.default_rng(1)
+    gold = rng.integers(0, 2, 400)
+    steady = [logits_for(np.where(rng.random(400) < 0.9, gold, 1 - gold)) for _ in range(3)]
+    found = mean_over_seeds(steady, gold)
+    assert found.value == pytest.approx(np.mean([measure_accuracy(s, gold).value for s in steady]))
+    assert found.low < found.value < found.high and found.high - found.low < 0.08
+    wild = [logits_for(gold), logits_for(gold), logits_for(1 - gold)]  # one seed fails altogether
+    spread = mean_over_seeds(wild, gold)
+    assert spread.value == pytest.approx(2 / 3) and spread.low < 0.05 and spread.high == 1
+
+
+def test_over_a_reference_only_differences_count():
+    gold = np.array([0, 1] * 50)
+    worse = gold.copy()
+    worse[:10] = 1 - worse[:10]
+    found = mean_over_seeds([logits_for(worse)] * 2, gold, reference=logits_for(gold))
+    assert found.value == pytest.approx(-0.1) and found.low < -0.1 < found.high < 0
+    assert mean_over_seeds([logits_for(worse)], gold, reference=logits_for(worse)) == (0, 0, 0)

@@ -2,12 +2,17 @@ import warnings
 
 import numpy as np
 import pytest
+from onnxruntime.quantization import QuantFormat
 
 from helpers.onnx_models import INTEGER_OPERATORS, operator_counts, size_mb
 from helpers.quantization import (
     CalibrationLoader,
     QuantizationError,
     graph_logits,
+    layer_states,
+    openvino_products,
+    quantize_with_nncf,
+    quantize_with_onnxruntime,
     quiet,
     runtime_logits,
     save_quantized,
@@ -88,3 +93,43 @@ def test_dynamic_quantization_gives_integer_operators(tiny_onnx, tmp_path):
     with quiet():
         quantize_dynamic(tiny_onnx, tmp_path / "dynamic.onnx", weight_type=QuantType.QInt8)
     assert operator_counts(tmp_path / "dynamic.onnx")["MatMulInteger"] >= 8
+
+
+def test_formats_differ_in_the_file_and_not_in_what_runs(tiny_onnx, calibration, tmp_path):
+    counts = {}
+    for form in ("QDQ", "QOperator"):
+        path = tmp_path / f"{form}.onnx"
+        quantize_with_onnxruntime(tiny_onnx, path, calibration, quant_format=QuantFormat[form])
+        counts[form] = operator_counts(path), operator_counts(path, optimised=True)
+    assert counts["QDQ"][0]["MatMul"] == operator_counts(tiny_onnx)["MatMul"]
+    assert counts["QOperator"][0]["MatMul"] == 0
+    for _, running in counts.values():
+        assert running["QLinearMatMul"] >= 12 and running["MatMul"] == 0
+
+
+def test_nncf_writes_for_both_runtimes(tiny_onnx, calibration, encoded, tokenizer, tmp_path):
+    reference = runtime_logits("onnxruntime", tiny_onnx, encoded, tokenizer, description="test")
+    for name, runtime in (("int8.onnx", "onnxruntime"), ("int8.xml", "openvino")):
+        path = tmp_path / name
+        quantize_with_nncf(tiny_onnx, path, calibration)
+        int8 = runtime_logits(runtime, path, encoded, tokenizer, description="test")
+        assert np.corrcoef(reference.ravel(), int8.ravel())[0, 1] > 0.9
+    assert set(openvino_products(tmp_path / "int8.xml")) == {"integer"}
+    assert set(openvino_products(tiny_onnx)) == {"float"}
+
+
+def test_layers_drift_only_where_something_was_quantized(tiny_onnx, calibration, encoded, tmp_path):
+    rows = encoded.select(range(6))
+    expected = layer_states(tiny_onnx, rows, 2)
+    assert [states.shape for states in expected] == [(sum(rows["length"]), 32)] * 2
+    path = tmp_path / "int8.onnx"
+    quantize_with_onnxruntime(tiny_onnx, path, calibration)
+    for states, reference in zip(layer_states(path, rows, 2), expected, strict=True):
+        assert 0 < np.abs(states - reference).max() < 1
+    quantize_with_nncf(tiny_onnx, tmp_path / "int8.xml", calibration)
+    for states, reference in zip(
+        layer_states(tmp_path / "int8.xml", rows, 2), expected, strict=True
+    ):
+        assert 0 < np.abs(states - reference).max() < 1
+    with pytest.raises(KeyError, match=r"layer\.2"):
+        layer_states(tiny_onnx, rows, 3)
