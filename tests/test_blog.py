@@ -88,7 +88,10 @@ SMALL = (
     "data.train_sentences=200 generation.sentences=16 quantization.calibration_sentences=20 "
     "student.distil_augmented.batch_size=16 benchmark.sentences=6 benchmark.threads=[0] "
     "benchmark.warmup_rounds=1 benchmark.rounds=3 benchmark.sweep_rounds=2 "
-    "benchmark.lengths=[16] benchmark.batches=[1]"
+    "benchmark.lengths=[16] benchmark.batches=[1] quantization.study_sentences=[10] "
+    "quantization.trials=1 compression.seeds=1 compression.sentences=200 "
+    "compression.aware_sentences=32 compression.sparse.batch_size=8 compression.prune.batch_size=8 "
+    "compression.one_shot.batch_size=8"
 )
 
 
@@ -101,6 +104,7 @@ def test_the_whole_run_ends_with_the_blogs_table_beside_ours(run_in, profile):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads((folder / "benchmark.json").read_text())["rows"]
+    assert (folder / "frontier.json").exists()
     rated = {row["name"] for row in rows if row["accuracy"]}
     assert {"BERT-Base, PyTorch FP32", "BERT-Base, ONNX Runtime INT8 dynamic"} <= rated
     assert "Teacher, PyTorch FP32" not in rated, "the teacher is BERT-Base itself here"
