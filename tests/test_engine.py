@@ -9,7 +9,7 @@ import torch
 from helpers.engine import EngineError, EngineProcess, engine_fault
 from helpers.onnx_models import ENGINE_INPUTS, PlainBert, export_onnx
 from helpers.profile import Architecture
-from helpers.quantization import CalibrationLoader, quantize_for_engine
+from helpers.quantization import CalibrationLoader, quantize_with_onnxruntime
 from helpers.training import predict_logits, untrained_classifier
 from tests.conftest import SENTENCES
 
@@ -50,7 +50,9 @@ def engine_files(tokenizer, encoded, tmp_path_factory):
     plain = PlainBert(model, first_token_only=False, token_types=True)
     export_onnx(plain, folder / "fp32.onnx", opset=14, inputs=ENGINE_INPUTS)
     calibration = CalibrationLoader(encoded.select(range(5)))
-    quantize_for_engine(folder / "fp32.onnx", folder / "int8.onnx", calibration)
+    quantize_with_onnxruntime(
+        folder / "fp32.onnx", folder / "int8.onnx", calibration, op_types_to_quantize=["MatMul"]
+    )
     rows = [encoded[SENTENCES.index(text)] for text in TEXTS]
     logits = predict_logits(model, encoded.from_list(rows), tokenizer)
     return folder, logits
