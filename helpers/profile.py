@@ -242,8 +242,8 @@ class Compression(_Section):
     Everything is repeated with `seeds` seeds, on at most `sentences` of the transfer set (0 takes
     all), quantization-aware training on `aware_sentences` of them. `weights`, `heads` and `neurons`
     are the shares that pruning removes. `sparse` trains with single weights pruned; `prune` and
-    `recover` are the two shots that make a finished student smaller, `one_shot` does all at once
-    from the student's checkpoint; `aware` trains with quantization in the loop.
+    `recover` are the two shots that make a finished student smaller, `one_shot` starts at
+    the student's checkpoint and does all at once; `aware` trains with quantization in the loop.
     """
 
     seeds: Positive

@@ -27,7 +27,7 @@ with warnings.catch_warnings():
 
 def pruning(*patterns, scope="local"):
     return WeightPruningConfig(
-        list(patterns), pruning_scope=scope, start_step=1, end_step=STEPS // 2, pruning_frequency=2
+        list(patterns), pruning_scope=scope, start_step=1, end_step=STEPS // 2, pruning_frequency=1
     )
 
 
