@@ -143,6 +143,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path):
     """`make pretrain PROCESSES=2` on 100 sentences: the profile's batch, and as many steps."""
     name = f"test-{os.getpid()}"
