@@ -87,7 +87,14 @@ RECIPES = {
     ),
     "student_pruned_int8.xml": Recipe(_PRUNE, ("quantization",), ("student_pruned.onnx",)),
     "frontier.json": Recipe(
-        _PRUNE, ("benchmark",), ("student_pruned_int8.xml", "student_int8_fast.xml")
+        _PRUNE,
+        ("benchmark",),
+        (
+            "student_pruned_int8.xml",
+            "student_int8_fast.xml",
+            "student_int8_openvino.xml",
+            "student_int8_dynamic.onnx",
+        ),
     ),
 }
 

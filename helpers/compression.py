@@ -1,6 +1,5 @@
 """Pruning, distillation and quantization-aware training with neural-compressor, under `Trainer`."""
 
-import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from datasets import Dataset
 from neural_compressor.config import DistillationConfig, KnowledgeDistillationLossConfig
 from neural_compressor.training import CompressionManager, prepare_compression
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from helpers.onnx_models import export_onnx
 from helpers.profile import Training
@@ -86,8 +85,7 @@ def compress(
     `dataset` is tokenised and holds the teacher's scores in `prediction`; the other arguments are
     those of `training.train_model`. The model is changed in place and returned in evaluation mode.
     """
-    random.seed(seed)  # which of the pruned neurons stay to round their number is drawn
-    torch.manual_seed(seed)
+    set_seed(seed)
     distillation = DistillationConfig(teacher_model=nn.Identity(), criterion=_MSE_ON_LOGITS)
     with quiet():
         manager = prepare_compression(model, [distillation, *methods])
@@ -105,7 +103,8 @@ def remove_pruned(model: PreTrainedModel) -> PreTrainedModel:
     """Cut the heads and neurons that pruning has set to zero out of the matrices, in place.
 
     neural-compressor finds them in the traced model and leaves the number of neurons a multiple of
-    32. The model computes what it computed before, with fewer products.
+    32; which zero ones stay for that is drawn from Python's random state. The model computes what
+    it computed before, with fewer products.
 
     Raises:
         ValueError: there was nothing to remove.
