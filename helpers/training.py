@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,7 @@ def load_classifier(
     pretrained: bool = True,
     finished: bool = False,
     dropout: float | None = None,
+    labels: Sequence[str] = LABELS,
 ) -> PreTrainedModel:
     """Load an encoder from a local folder under a classification head, in FP32.
 
@@ -81,20 +82,21 @@ def load_classifier(
 
     A folder without a head gets a new one, drawn from torch's current seed. With `pretrained`
     False all weights are drawn anew and only the configuration is read; a `finished` model must
-    bring its head. `dropout` replaces the model's own rates where it is given.
+    bring its head. `dropout` replaces the model's own rates where it is given; `labels` names the
+    classes.
 
     Raises:
         ValueError: the folder's model is not of the given architecture, lacks the head it should
-            bring, or names its classes in another order than ours.
+            bring, or has other classes than ours or in another order.
     """
     settings = {
-        "num_labels": len(LABELS),
-        "id2label": dict(enumerate(LABELS)),
-        "label2id": {label: i for i, label in enumerate(LABELS)},
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
         **dropout_rates(dropout),
     }
     if finished:
-        _check_labels(folder)
+        _check_labels(folder, labels)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
     if (found := Architecture.of(config)) != architecture:
         raise ValueError(f"{folder} holds {found}, the profile declares {architecture}")
@@ -110,12 +112,13 @@ def load_classifier(
     return model
 
 
-def _check_labels(folder: Path) -> None:
-    """Refuse a classifier that names its classes, and in another order than ours."""
+def _check_labels(folder: Path, labels: Sequence[str]) -> None:
+    """Refuse a classifier with more or fewer classes, or that names them in another order."""
     named = AutoConfig.from_pretrained(folder, local_files_only=True).id2label
     theirs = [named[i].lower() for i in sorted(named)]
-    if set(theirs) == set(LABELS) and theirs != list(LABELS):
-        raise ValueError(f"{folder} has the classes {theirs}, the data has {list(LABELS)}")
+    ours = [label.lower() for label in labels]
+    if len(theirs) != len(ours) or (set(theirs) == set(ours) and theirs != ours):
+        raise ValueError(f"{folder} has the classes {theirs}, the data has {ours}")
 
 
 def dropout_rates(dropout: float | None) -> dict[str, float]:
@@ -138,7 +141,7 @@ def bert_config(architecture: Architecture, **settings) -> BertConfig:
 
 
 def untrained_classifier(architecture: Architecture, *, seed: int) -> PreTrainedModel:
-    """Build a BERT classifier of a given shape with weights drawn from `seed`, in FP32."""
+    """Build a BERT classifier of two classes, with weights drawn from `seed`, in FP32."""
     torch.manual_seed(seed)
     return BertForSequenceClassification(bert_config(architecture, num_labels=len(LABELS))).eval()
 
@@ -304,6 +307,7 @@ def fine_tune(
     folder: Path,
     seed: int,
     pretrained: bool = True,
+    labels: Sequence[str] = LABELS,
     trainer_class: type[Trainer] = SeededTrainer,
 ) -> Trainer:
     """Train a classifier from a checkpoint on a tokenised dataset; returns the trainer, done.
@@ -324,6 +328,7 @@ def fine_tune(
         pretrained=pretrained,
         finished=pretrained and settings.epochs == 0,
         dropout=settings.dropout,
+        labels=labels,
     )
     return train_model(
         model, settings, dataset, tokenizer, name=name, folder=folder, seed=seed,

@@ -2,11 +2,13 @@ import json
 import lzma
 import random
 
+import pandas as pd
 import pytest
 from datasets import Dataset
 
 from helpers.assets import locate
 from helpers.data import (
+    class_names,
     load_data,
     load_labelled,
     load_text,
@@ -152,13 +154,78 @@ def test_training_sentences_may_come_from_another_source(tmp_path):
     [
         ("sentence,mark\nfine,1\n", "has no column 'label'; it has"),
         ("words,label\nfine,1\n", "has no column 'sentence' or 'text'"),
-        ("sentence,label\nfine,2\n", "labels must be 0 or 1; found 2"),
+        ("sentence,label\nfine,1\n,0\n  ,1\n", "train: 2 rows have no sentence: 2, 3"),
+        ("sentence,label\nfine,1\nbad,\n", "train: 1 rows have no label: 2"),
+        ("sentence,label\nfine,1\nbad,no\n", "numbers in some rows and names in others"),
+        ("sentence,label\nna\u00efve,1\n", "can't decode byte 0xef .*save it as UTF-8"),
     ],
 )
 def test_labelled_data_that_does_not_fit_is_explained(tmp_path, content, complaint):
-    (tmp_path / "mine.csv").write_text(content)
+    (tmp_path / "mine.csv").write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=complaint):
         load_labelled(tmp_path / "mine.csv")
+
+
+def write_csv(path, rows):
+    pd.DataFrame(rows, columns=["sentence", "label"]).to_csv(path, index=False)
+
+
+def test_classes_may_be_three_and_have_names(tmp_path):
+    names = ["good", "bad", "so-so"]
+    write_csv(tmp_path / "mine.csv", [(f"null {i}", names[i % 3]) for i in range(300)])
+    data = load_data(settings(tmp_path / "mine.csv"))
+    assert class_names(data) == ("bad", "good", "so-so")
+    for split in data.values():
+        for row in split:
+            number = int(row["sentence"].split()[1])
+            assert class_names(data)[row["label"]] == names[number % 3]
+
+
+def test_stars_from_one_to_five_keep_their_order(tmp_path):
+    write_csv(tmp_path / "mine.csv", [(f"NA {i}", 5 - i % 5) for i in range(300)])
+    data = load_data(settings(tmp_path / "mine.csv"))
+    assert class_names(data) == ("1", "2", "3", "4", "5")
+    row = data["train"][0]
+    assert row["label"] == 4 - int(row["sentence"].split()[1]) % 5
+
+
+def test_words_that_pandas_takes_for_nothing_are_words(tmp_path):
+    write_csv(tmp_path / "mine.csv", [("NA", "null"), ("None", "nan"), ("fine", "null")])
+    assert load_labelled(tmp_path / "mine.csv")["train"][:2] == [("NA", "null"), ("None", "nan")]
+
+
+def test_one_class_alone_is_refused(tmp_path):
+    write_csv(tmp_path / "mine.csv", [(f"fine {i}", "good") for i in range(100)])
+    with pytest.raises(ValueError, match="all training sentences have one label, 'good'"):
+        load_data(settings(tmp_path / "mine.csv"))
+
+
+def test_too_few_sentences_are_refused(tmp_path):
+    write_csv(tmp_path / "mine.csv", [("fine", 1), ("bad", 0)])
+    with pytest.raises(ValueError, match="no sentence is left for"):
+        load_data(settings(tmp_path / "mine.csv"))
+
+
+def test_a_class_that_training_lacks_is_refused(tmp_path):
+    write_csv(tmp_path / "train.csv", [(f"one {i}", "ab"[i % 2]) for i in range(50)])
+    write_csv(tmp_path / "test.csv", [("two", "a"), ("three", "c")])
+    with pytest.raises(ValueError, match="test has labels training lacks: c"):
+        load_data(settings(tmp_path))
+
+
+def test_what_is_in_two_splits_or_twice_is_left_out_with_a_warning(tmp_path):
+    write_csv(tmp_path / "train.csv", [*some(50, "train"), ("TEST 1", 1), ("dev 3 !", 1)])
+    write_csv(tmp_path / "dev.csv", [*some(20, "dev"), ("test 5.", 1)])
+    write_csv(tmp_path / "test.csv", some(20, "test"))
+    with pytest.warns(UserWarning) as warned:
+        data = load_data(settings(tmp_path))
+    messages = "\n".join(str(warning.message) for warning in warned)
+    assert "2 sentences of train are held out" in messages
+    assert "1 sentences of dev are held out" in messages
+    assert [len(data[name]) for name in ("train", "dev", "test")] == [50, 20, 20]
+    write_csv(tmp_path / "mine.csv", [*some(200, "one"), ("ONE 3", 1), ("one 4", 1)])
+    with pytest.warns(UserWarning, match="3 rows repeat a sentence"):
+        load_data(settings(tmp_path / "mine.csv"))
 
 
 def test_a_folder_without_tables_is_explained(tmp_path):

@@ -73,7 +73,7 @@ def test_it_carries_no_path_of_one_machine_and_no_shell(notebook):
 
 def test_every_plot_is_shown(notebook):
     for cell in code_cells(notebook):
-        wanted = cell.source.count("= plots.plot_")
+        wanted = cell.source.count("plots.show(")
         assert wanted == sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
