@@ -206,9 +206,14 @@ class Artifacts:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def _write_manifest(self, manifest: dict[str, dict]) -> None:
-        aside = self.path(".manifest.json.new")
-        aside.write_text(json.dumps(manifest, indent=2) + "\n")
-        aside.replace(self.path("manifest.json"))
+        write_whole(self.path("manifest.json"), json.dumps(manifest, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file aside and rename it, so that it is never there by half."""
+    aside = path.with_name(f".{path.name}.new")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
 
 
 def _hash(value: dict) -> str:

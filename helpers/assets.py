@@ -96,7 +96,7 @@ def fetch_asset(name: str, *, asset: Asset | None = None, cache: Path | None = N
     asset = asset or load_assets()[name]
     cache = cache or cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"{name}-{_fingerprint(asset)}"
+    folder = _folder(name, asset, cache)
     with FileLock(cache / f"{name}.lock"):
         if _fault(folder, asset) is None:
             return folder
@@ -161,7 +161,18 @@ def fetch_profile_assets(profile: Profile, *sections: str) -> None:
     Raises:
         AssetError: as `locate`, with the setting that would put another in its place.
     """
-    for setting, reference in profile.references(*sections).items():
+    references, known = profile.references(*sections), load_assets()
+    missing = {
+        name: sum(file.bytes for file in known[name].files) / 1e6
+        for name in references.values()
+        if name in known and not _folder(name, known[name], cache_folder()).exists()
+    }
+    if missing:
+        size = sum(missing.values())
+        print(
+            f"to fetch, once: {', '.join(missing)}; {size:.0f} MB unpacked, into {cache_folder()}"
+        )
+    for setting, reference in references.items():
         try:
             locate(reference)
         except AssetError as error:
@@ -169,6 +180,10 @@ def fetch_profile_assets(profile: Profile, *sections: str) -> None:
                 f'{error}. To use a copy of your own: SET="{setting}=/path/to/it"'
             ) from error
         print(f"{reference}: ready")
+
+
+def _folder(name: str, asset: Asset, cache: Path) -> Path:
+    return cache / f"{name}-{_fingerprint(asset)}"
 
 
 def _fingerprint(asset: Asset) -> str:

@@ -15,7 +15,7 @@ from helpers.benchmark import Speedup
 from helpers.metrics import Accuracy
 
 mpl.style.use(Path(__file__).with_name("tutorial.mplstyle"))
-_COLOURS = {
+COLOURS = {
     "baseline": "#000000",
     "teacher": "#0072B2",
     "student": "#D55E00",
@@ -41,8 +41,11 @@ def show(figure: Picture, path: Path) -> None:
 
 
 def save(figure: Picture, path: Path) -> None:
-    """Save a figure as its file's ending says, the same bytes for the same figure."""
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    """Save a figure with its alt text inside, the same bytes for the same figure."""
+    svg = path.suffix == ".svg"
+    figure.savefig(
+        path, metadata={"Title": figure.alt, "Date": None} if svg else {"Description": figure.alt}
+    )
 
 
 def _figure(figsize: tuple[float, float] | None = None, **subplots):
@@ -60,8 +63,8 @@ def _shades(colour: str, count: int) -> list[tuple[float, ...]]:
 def plot_lengths(lengths: Sequence[int], *, cut: int) -> Picture:
     """Histogram of sentence lengths in word pieces, with the length at which they are cut."""
     figure, axes = _figure()
-    axes.hist(lengths, bins=np.arange(0, max(*lengths, cut) + 2, 2), color=_COLOURS["other"])
-    axes.axvline(cut, color=_COLOURS["baseline"], linestyle="--", label=f"cut at {cut}")
+    axes.hist(lengths, bins=np.arange(0, max(*lengths, cut) + 2, 2), color=COLOURS["other"])
+    axes.axvline(cut, color=COLOURS["baseline"], linestyle="--", label=f"cut at {cut}")
     axes.set(xlabel="length (word pieces)", ylabel="sentences")
     axes.legend()
     figure.alt = (
@@ -77,7 +80,7 @@ def plot_learning_curve(history: Sequence[Mapping[str, float]], *, ylabel: str) 
     figure, axes = _figure()
     axes.plot(
         [entry["epoch"] for entry in logged], [float(entry["loss"]) for entry in logged],
-        marker="o", color=_COLOURS["teacher"],
+        marker="o", color=COLOURS["teacher"],
     )  # fmt: skip
     axes.set(xlabel="epoch", ylabel=ylabel, ylim=(0, None))
     if not logged:
@@ -119,8 +122,8 @@ def plot_calibration(
     One line a way to quantize; `reference` is FP32's.
     """
     figure, axes = _figure(figsize=(9.6, 3.6))
-    axes.axhline(100 * reference.value, color=_COLOURS["baseline"], linestyle="--", label="FP32")
-    shades = _shades(_COLOURS["student"], len(series))
+    axes.axhline(100 * reference.value, color=COLOURS["baseline"], linestyle="--", label="FP32")
+    shades = _shades(COLOURS["student"], len(series))
     for place, (name, points) in enumerate(series.items()):
         counts = np.array(list(points))
         values = np.array([[a.value, a.low, a.high] for a in points.values()]).T * 100
@@ -227,7 +230,7 @@ def plot_speedups(rows: Sequence[Mapping]) -> Picture:
         axes.annotate(
             f"{value:.1f}x", (high, place), xytext=(4, 0), textcoords="offset points", va="center"
         )
-    axes.axvline(16.47, color=_COLOURS["baseline"], linestyle="--", label="the blog's 16.47x")
+    axes.axvline(16.47, color=COLOURS["baseline"], linestyle="--", label="the blog's 16.47x")
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.invert_yaxis()
@@ -247,7 +250,7 @@ def plot_waterfall(factors: Mapping[str, Speedup]) -> Picture:
     for place, (_, factor) in enumerate(steps):
         spread = [[reached * (factor.value - factor.low)], [reached * (factor.high - factor.value)]]
         axes.barh(
-            place, reached * (factor.value - 1), left=reached, color=_COLOURS["student"],
+            place, reached * (factor.value - 1), left=reached, color=COLOURS["student"],
             xerr=spread,
         )  # fmt: skip
         axes.annotate(
@@ -257,7 +260,7 @@ def plot_waterfall(factors: Mapping[str, Speedup]) -> Picture:
         reached *= factor.value
     value = total[1].value
     spread = [[value - total[1].low], [total[1].high - value]]
-    axes.barh(len(steps), value - 1, left=1, color=_COLOURS["other"], xerr=spread)
+    axes.barh(len(steps), value - 1, left=1, color=COLOURS["other"], xerr=spread)
     axes.annotate(
         f"{value:.1f}x", (total[1].high, len(steps)), xytext=(4, 0), textcoords="offset points",
         va="center",
@@ -315,7 +318,7 @@ def plot_operator_times(times: Mapping[str, Mapping[str, float]]) -> Picture:
         axes.barh(list(times), widths, left=left, label=kind)
         left += widths
     rest = np.array([sum(t.values()) for t in times.values()]) - left
-    axes.barh(list(times), rest, left=left, label="others", color=_COLOURS["blog"])
+    axes.barh(list(times), rest, left=left, label="others", color=COLOURS["blog"])
     axes.invert_yaxis()
     axes.set(xlabel="time in operators per inference (ms)")
     axes.legend(bbox_to_anchor=(1.0, 1.0), loc="upper left")
@@ -335,7 +338,7 @@ def _listed(parts) -> str:
 
 def _colour(name: str) -> str:
     if "BERT-Mini" in name or "student" in name:
-        return _COLOURS["student"]
+        return COLOURS["student"]
     if "eacher" in name:
-        return _COLOURS["teacher"]
-    return _COLOURS["baseline"] if "BERT-Base" in name else _COLOURS["other"]
+        return COLOURS["teacher"]
+    return COLOURS["baseline"] if "BERT-Base" in name else COLOURS["other"]

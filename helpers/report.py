@@ -3,30 +3,109 @@
 `python -m helpers.report` renders the README's table and picture anew from the reference run.
 """
 
+import html
 import json
 import re
-import shutil
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
 
-from helpers.profile import ROOT
+from helpers.artifacts import write_whole
+from helpers.profile import ROOT, Profile
 
-MARKS = ("<!-- results: begin -->", "<!-- results: end -->")
+RESULTS = ("<!-- results: begin -->", "<!-- results: end -->")
+NOTEBOOKS = ("<!-- notebooks: begin -->", "<!-- notebooks: end -->")
+_LEADING = ("05_frontier", "05_factors", "02_ladder")  # pictures at the top of the report
+# for a phone: nothing wider than the page but what scrolls by itself
+_STYLE = """<style>
+body { max-width: 60rem; margin: 0 auto; padding: 0 0.75rem; }
+.jp-Cell { padding: 0 !important; }
+.jp-RenderedHTMLCommon { font-size: 1rem; line-height: 1.5; }
+.jp-RenderedHTMLCommon table { display: block; overflow-x: auto; max-width: 100%; margin: 0 0 1em; }
+.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { font-size: 0.8rem; max-width: none; }
+.jp-OutputArea-output, .highlight { overflow-x: auto; }
+.jp-OutputArea-child { max-width: 100%; }
+img { max-width: 100%; height: auto; }
+</style>"""
 
 
-def write_report(executed: list[Path], target: Path, *, title: str) -> None:
-    """Join executed notebooks into one HTML page that needs no network."""
-    notebooks = [nbformat.read(path, as_version=4) for path in executed]
-    joined = nbformat.v4.new_notebook(metadata=notebooks[0].metadata)
-    joined.cells = [cell for notebook in notebooks for cell in notebook.cells]
+def write_report(
+    executed: Sequence[Path], target: Path, results: dict, *, title: str, figures: Path
+) -> None:
+    """Write one HTML page that needs no network: results, pictures, environment, notebooks.
+
+    The solutions of exercises are left out: the page is what participants take home.
+    `figures` is the folder of the run's pictures; their titles become the alt texts.
+    """
+    notebooks = {path.stem: nbformat.read(path, as_version=4) for path in executed}
+    contents = " · ".join(f"[{name}](#{name})" for name in notebooks)
+    summary = summary_text(results).replace("\n", "\n\n")
+    parts = [
+        f"{_STYLE}\n\n# {title}\n\n{summary}\n\n{contents}",
+        f"## Results\n\n{results_markdown(results)}",
+        "## Pictures\n\n" + "\n".join(_pictures(figures)),
+        f"## Environment\n\n{_environment_markdown(results)}",
+    ]
+    page = nbformat.v4.new_notebook(metadata=next(iter(notebooks.values())).metadata)
+    page.cells = [nbformat.v4.new_markdown_cell(part) for part in parts]
+    for name, notebook in notebooks.items():
+        page.cells.append(nbformat.v4.new_markdown_cell(f'<a id="{name}"></a>\n\n---'))
+        page.cells += [
+            _readable(cell)
+            for cell in notebook.cells
+            if "solution" not in cell.metadata.get("tags", ())
+        ]
     exporter = HTMLExporter(
         template_name="lab", embed_images=True, mathjax_url="", require_js_url="",
         mermaid_js_url="", jquery_url="", jupyter_widgets_base_url="",
+        exclude_input_prompt=True, exclude_output_prompt=True,
     )  # fmt: skip
-    page, _ = exporter.from_notebook_node(joined, {"metadata": {"name": title}})
-    target.write_text(page, encoding="utf-8")
+    body, _ = exporter.from_notebook_node(page, {"metadata": {"name": title}})
+    write_whole(target, body)
+
+
+def _pictures(figures: Path) -> Iterable[str]:
+    for name in _LEADING:
+        if (path := figures / f"{name}.svg").exists():
+            drawn = path.read_bytes()
+            title = re.search(rb"<title>(.*?)</title>", drawn, re.DOTALL)[1].decode()
+            alt = html.escape(html.unescape(title))
+            yield f'<img alt="{alt}" src="data:image/svg+xml;base64,{b64encode(drawn).decode()}">\n'
+
+
+def _readable(cell):
+    """A cell as a page shows it: pictures with their alt text, widgets as their plain answer."""
+    for output in cell.get("outputs", ()):
+        data = output.get("data", {})
+        data.pop("application/vnd.jupyter.widget-view+json", None)
+        if png := data.pop("image/png", None):
+            of = output.get("metadata", {}).get("image/png", {})
+            alt, width = html.escape(of.get("alt", "")), of.get("width", "")
+            source = f"data:image/png;base64,{png}"
+            data["text/html"] = f'<img alt="{alt}" width="{width}" src="{source}">'
+    return cell
+
+
+def _environment_markdown(results: dict) -> str:
+    shown = {"profile": results["profile"], "date": results["date"], "commit": results["commit"]}
+    shown |= results["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in shown.pop("versions").items())
+    rows = []
+    for name, value in shown.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        rows.append(f"| {name.replace('_', ' ')} | {html.escape(text)} |")
+    return "\n".join(["| | |", "|---|---|", *rows, f"| versions | {versions} |"])
+
+
+def read_steps(path: Path, profile: Profile) -> dict[str, dict]:
+    """Minutes and gigabytes of each notebook in the last run, or else in the reference run."""
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    reference = ROOT / "results" / f"{profile.base}.json"
+    return read_results(reference).get("steps", {}) if reference.exists() else {}
 
 
 def read_results(path: Path) -> dict:
@@ -60,13 +139,34 @@ def results_text(results: dict) -> str:
     return "\n".join(lines)
 
 
+def summary_text(results: dict) -> str:
+    """The numbers that matter, in a few lines: accuracies, and the fastest INT8 row's speedups."""
+    length, lines = results["protocol"]["sequence_length"], []
+    for threads in results["environment"]["threads"]:
+        rows = [
+            row
+            for row in results["rows"]
+            if (row["threads"], row["sequence_length"]) == (threads, length) and row["accuracy"]
+        ]
+        int8 = [row for row in rows if row["precision"] == "INT8"]
+        best = max(int8 or rows, key=lambda row: row["speedup_vs_bert_base_pytorch"])
+        ratio, (low, high) = best["speedup_vs_bert_base_pytorch"], best["speedup_ci95"]
+        lines.append(
+            f"{threads} thread{'s' * (threads > 1)}: {best['name']} takes "
+            f"{best['latency_ms']['p50']:.2f} ms a sentence, {ratio:.1f} times "
+            f"({low:.1f} to {high:.1f}) as fast as {results['baselines']['pytorch']}; "
+            f"accuracy {best['accuracy']['value']:.4f}"
+        )
+    return "\n".join(lines)
+
+
 def results_markdown(results: dict) -> str:
     """The table of the README: size, accuracy, latencies and speedups; below it the factors."""
     environment, length = results["environment"], results["protocol"]["sequence_length"]
     counts = environment["threads"]
     heads = [f"{n} thread{'s' * (n > 1)}, ms | speedup" for n in counts]
     lines = [
-        f"Batch 1, {length} word pieces, on {environment['cpu']} "
+        f"Batch 1, {length} word pieces, on {html.escape(environment['cpu'])} "
         f"({environment['physical_cores']} cores, {', '.join(environment['instruction_sets'])}), "
         f"{results['date']}; last columns: from text to label at the sentences' own lengths, on "
         f"{counts[-1]} threads:",
@@ -141,24 +241,55 @@ def results_picture(results: dict, target: Path) -> None:
     plots.save(plots.plot_frontier(rows, blog), target)
 
 
+def _between(text: str, marks: tuple[str, str], block: str) -> str:
+    begin, end = marks
+    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{block}\n{end}", text, flags=re.DOTALL)
+
+
 def with_results(readme: str, results: dict) -> str:
-    """Return the README's text with its results table rendered anew."""
-    begin, end = MARKS
-    block = f"{begin}\n{results_markdown(results)}\n{end}"
-    return re.sub(f"{begin}.*{end}", lambda _: block, readme, flags=re.DOTALL)
+    """Return the README's text with its tables of results and notebooks rendered anew."""
+    readme = _between(readme, RESULTS, results_markdown(results))
+    return _between(readme, NOTEBOOKS, notebooks_markdown(results["steps"]))
 
 
-def refresh_notebooks(executed: list[Path], *, root: Path = ROOT) -> None:
-    """Make executed copies the committed notebooks."""
+def notebooks_markdown(steps: dict[str, dict], *, root: Path = ROOT) -> str:
+    """What each notebook of the main job teaches, leaves behind and took in the reference run."""
+    lines = ["| notebook | you learn | leaves behind | minutes | GB |", "|---|---|---|--:|--:|"]
+    for name, step in steps.items():
+        opening = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4).cells[0].source
+        title = re.search(r"^# \d+\. (.*)$", opening, re.MULTILINE)[1]
+        learn, writes = (
+            re.search(rf"^\| {row} \| (.*) \|$", opening, re.MULTILINE)[1]
+            for row in ("You learn", "Writes")
+        )
+        lines.append(
+            f"| [{int(name[:2])} {title}](notebooks/{name}.ipynb) | {learn} | "
+            f"{writes.partition(' in `artifacts')[0]} | "
+            f"{step['minutes']:.1f} | {step['gigabytes']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def with_measured(opening: str, step: dict) -> str:
+    """A notebook's opening cell with what the notebook took, as it was measured."""
+    took = f"{step['minutes']:.1f} minutes and {step['gigabytes']:.1f} GB in the committed run"
+    return re.sub(r"^\| Takes \| .* \|$", f"| Takes | {took} |", opening, flags=re.MULTILINE)
+
+
+def refresh_notebooks(executed: list[Path], steps: dict[str, dict], *, root: Path = ROOT) -> None:
+    """Make executed copies the committed notebooks, which say in their opening what they took."""
     for path in executed:
-        shutil.copyfile(path, root / "notebooks" / path.name)
+        notebook = nbformat.read(path, as_version=4)
+        opening = notebook.cells[0]
+        opening.source = with_measured(opening.source, steps[path.stem])
+        write_whole(root / "notebooks" / path.name, nbformat.writes(notebook) + "\n")
 
 
-def refresh_results(results: dict, *, root: Path = ROOT) -> None:
+def refresh_results(results: dict, steps: dict[str, dict], *, root: Path = ROOT) -> None:
     """Make a run's results the committed reference and render the README from them."""
     reference = {key: value for key, value in results.items() if key != "raw_ms"}
     target = root / "results" / f"{results['profile']}.json"
-    target.write_text(json.dumps(reference, indent=1) + "\n", encoding="utf-8")
+    write_whole(target, json.dumps(reference | {"steps": steps}, indent=1) + "\n")
     render_readme(root=root)
 
 

@@ -8,12 +8,17 @@ python -m helpers.run --refresh  also store the executed copies as the committed
 """
 
 import argparse
+import asyncio
 import contextlib
+import json
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import nbformat
 import psutil
@@ -22,29 +27,60 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import PythonExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 
-from helpers.artifacts import Artifacts, make_command
+from helpers.artifacts import Artifacts, make_command, write_whole
 from helpers.assets import AssetError, fetch_profile_assets
 from helpers.profile import MAIN_JOB, ROOT, Profile, ProfileError, load_profile
+from helpers.progress import Progress
 from helpers.report import (
     read_results,
+    read_steps,
     refresh_notebooks,
     refresh_results,
     results_text,
+    summary_text,
     write_report,
 )
 
 NOTEBOOKS = ROOT / "notebooks"
+_PATIENCE_S = 20  # with a cell that was interrupted
 
 
-class ProgressClient(NotebookClient):
-    """Executes a notebook and passes on to the terminal what its cells write as they write it."""
+class LoggingClient(NotebookClient):
+    """Executes a notebook and copies what its cells write to a log, as they write it."""
+
+    def __init__(self, notebook, *, log: IO[str], **settings):
+        super().__init__(notebook, **settings)
+        self._written = log
+        self.stopped = threading.Event()  # by Ctrl-C
 
     def output(self, outs, msg, display_id, cell_index):
-        """Handle one message from the kernel; a stream is shown at once."""
-        if msg["msg_type"] == "stream" and msg["content"]["name"] == "stderr":
-            sys.stderr.write(msg["content"]["text"])
-            sys.stderr.flush()
+        """Handle one message from the kernel; of a progress bar every state gets a line."""
+        if msg["msg_type"] == "stream":
+            self._written.write(msg["content"]["text"].replace("\r", "\n"))
+            self._written.flush()
         return super().output(outs, msg, display_id, cell_index)
+
+    def execute_or_interrupt(self) -> None:
+        """Execute all cells; on Ctrl-C the cell at work is interrupted, so that it can clean up.
+
+        The cells are awaited in a thread, because in the main one the client takes the signal
+        itself and shuts the kernel down wherever it stands.
+
+        Raises:
+            KeyboardInterrupt: the user stopped it; the kernel is gone.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(self.execute)
+            try:
+                done.result()
+            except KeyboardInterrupt:
+                self.stopped.set()
+                for stop in (self.km.interrupt_kernel, partial(self.km.shutdown_kernel, now=True)):
+                    with contextlib.suppress(RuntimeError):  # there is no kernel yet, or no more
+                        asyncio.run(stop())
+                    if wait([done], timeout=_PATIENCE_S).done:
+                        break
+                raise
 
 
 def numbered_notebooks(first: str = "01") -> list[Path]:
@@ -60,39 +96,43 @@ def numbered_notebooks(first: str = "01") -> list[Path]:
     return [path for path in notebooks if path.name[:2] >= first]
 
 
-def execute_notebook(path: Path, target: Path) -> None:
+def execute_notebook(
+    path: Path, target: Path, *, log: IO[str], announce: Callable[[int, int, str], None]
+) -> None:
     """Execute one notebook in the notebooks' folder and write the executed copy to `target`.
 
-    The copy is written whether or not a cell fails.
+    The copy is written whether or not a cell fails. What cells write goes to `log` too; `announce`
+    is called with the place, count and first line of each code cell when its turn comes.
 
     Raises:
         CellExecutionError: a cell failed.
         DeadKernelError: the kernel died.
+        KeyboardInterrupt: the user stopped it.
     """
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    started = time.monotonic()
 
-    def announce(cell, cell_index):
+    def on_cell(cell, cell_index):
+        if client.stopped.is_set():
+            raise RuntimeError("stopped by the user")
         if cell.cell_type == "code":
-            place = cells.index(cell) + 1
             title = next((line for line in cell.source.splitlines() if line.strip()), "")
-            elapsed = time.monotonic() - started
-            print(f"  [{place:2d}/{len(cells)}] {elapsed:5.0f} s  {title[:70]}", flush=True)
+            announce(cells.index(cell) + 1, len(cells), title)
 
-    client = ProgressClient(
+    client = LoggingClient(
         notebook,
+        log=log,
         timeout=None,
         kernel_name="python3",
         resources={"metadata": {"path": str(NOTEBOOKS)}},
         coalesce_streams=True,
         extra_arguments=["--log-level=ERROR"],
-        on_cell_execute=announce,
+        on_cell_execute=on_cell,
     )
     try:
-        client.execute()
+        client.execute_or_interrupt()
     finally:
-        nbformat.write(notebook, target)
+        write_whole(target, nbformat.writes(notebook) + "\n")
 
 
 def export_script(path: Path, target: Path) -> bool:
@@ -175,57 +215,92 @@ def main(arguments: list[str] | None = None) -> int:
             notebooks = notebooks[:1]
         sections = ("data", "student", "pretraining") if chosen.only == "00" else MAIN_JOB
         fetch_profile_assets(profile, *sections)
+        _check_data(profile)
     except (ProfileError, AssetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     artifacts = Artifacts(profile)
     folder = artifacts.path("executed")
     folder.mkdir(exist_ok=True)
-    started = time.monotonic()
+    names = [notebook.stem for notebook in notebooks]
+    before = read_steps(artifacts.path("steps.json"), profile)
     print(f"profile {profile.name}: {profile.description}")
-    for notebook in notebooks:
-        print(f"\n{notebook.stem}  (at {(time.monotonic() - started) / 60:.1f} min)", flush=True)
-        began = time.monotonic()
-        try:
-            with PeakMemory() as memory:
-                if chosen.processes > 1:
-                    launch(notebook, folder / f"{notebook.stem}.py", chosen.processes)
-                execute_notebook(notebook, folder / notebook.name)
-        except (CellExecutionError, DeadKernelError, subprocess.CalledProcessError) as error:
-            _explain(error, notebook, profile)
-            return 1
-        except KeyboardInterrupt:
-            resume = make_command(notebook.stem, profile)
-            print(f"\ninterrupted; to resume: {resume}", file=sys.stderr)
-            return 130
-        minutes = (time.monotonic() - began) / 60
-        print(f"  done in {minutes:.1f} min, at most {memory.gigabytes:.1f} GB of memory")
+    print(_forecast(names, before), flush=True)
+    log_path = artifacts.path("run.log")
+    expected = {name: step["minutes"] for name, step in before.items()}
+    at = notebooks[0]
+    try:
+        with log_path.open("w", encoding="utf-8") as log, Progress(names, expected) as progress:
+            for at in notebooks:
+                progress.start(at.stem)
+                log.write(f"\n== {at.stem}\n")
+                with PeakMemory() as memory:
+                    if chosen.processes > 1:
+                        launch(at, folder / f"{at.stem}.py", chosen.processes)
+                    execute_notebook(
+                        at, folder / at.name, log=log, announce=partial(progress.cell, at.stem)
+                    )
+                progress.finish(at.stem, memory.gigabytes)
+                before[at.stem] = progress.steps[at.stem].measured()
+                write_whole(artifacts.path("steps.json"), json.dumps(before, indent=1) + "\n")
+    except (CellExecutionError, DeadKernelError, subprocess.CalledProcessError) as error:
+        return _explain(error, at, profile, log_path)
+    except KeyboardInterrupt:
+        return _explain(None, at, profile, log_path)
+    minutes = sum(step.minutes for step in progress.steps.values())
     if chosen.only:
         if chosen.refresh:
-            refresh_notebooks([folder / notebooks[0].name])
+            refresh_notebooks([folder / notebooks[0].name], before)
         print(f"executed copy: {(folder / notebooks[0].name).relative_to(ROOT)}")
         return 0
     executed = [folder / path.name for path in numbered_notebooks()]
-    report = artifacts.path("report.html")
-    write_report([path for path in executed if path.exists()], report, title=profile.description)
-    results = read_results(artifacts.path("benchmark.json"))
+    report, results = artifacts.path("report.html"), read_results(artifacts.path("benchmark.json"))
+    write_report(
+        [path for path in executed if path.exists()], report, results,
+        title=profile.description, figures=artifacts.path("figures"),
+    )  # fmt: skip
     if chosen.refresh:
-        refresh_notebooks(executed)
-        refresh_results(results)
+        refresh_notebooks(executed, before)
+        refresh_results(results, before)
     print(results_text(results))
-    print(f"\n{(time.monotonic() - started) / 60:.1f} min in all. Written:")
-    for path in (folder, report, artifacts.path("benchmark.json")):
+    print(f"\n{summary_text(results)}\n\n{minutes:.1f} min in all. Written:")
+    for path in (report, folder, artifacts.path("figures"), artifacts.path("benchmark.json")):
         print(f"  {path.relative_to(ROOT)}")
     return 0
 
 
-def _explain(error: Exception, notebook: Path, profile: Profile) -> None:
+def _check_data(profile: Profile) -> None:
+    """Read the sentences once before anything long begins, to say early what is wrong with them."""
+    from helpers.data import load_data
+
+    load_data(profile.data)
+
+
+def _forecast(names: list[str], before: dict[str, dict]) -> str:
+    """What a run will take, from an earlier one; a warning, before it begins."""
+    if not set(names) <= set(before):
+        return "how long this takes is not known here yet; Ctrl-C stops, and says how to resume"
+    minutes = sum(before[name]["minutes"] for name in names)
+    gigabytes = max(before[name]["gigabytes"] for name in names)
+    return (
+        f"an earlier run took {minutes:.0f} minutes and {gigabytes:.1f} GB of memory; "
+        "Ctrl-C stops, and says how to resume"
+    )
+
+
+def _explain(error: Exception | None, notebook: Path, profile: Profile, log: Path) -> int:
+    """Say what stopped a notebook, None for the user; returns the exit status."""
+    resume = f"to resume: {make_command(notebook.stem, profile)}"
+    if error is None:
+        print(f"\ninterrupted in {notebook.name}; {resume}", file=sys.stderr)
+        return 130
     print(f"\nerror: {notebook.relative_to(ROOT)} stopped", file=sys.stderr)
     print(str(error), file=sys.stderr)
-    memory = psutil.virtual_memory()
     if isinstance(error, DeadKernelError):
-        print(f"the kernel died; {memory.available / 2**30:.1f} GiB free", file=sys.stderr)
-    print(f"to resume: {make_command(notebook.stem, profile)}", file=sys.stderr)
+        free = psutil.virtual_memory().available / 2**30
+        print(f"the kernel died; {free:.1f} GiB free", file=sys.stderr)
+    print(f"what the cells wrote: {log.relative_to(ROOT)}\n{resume}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,18 @@
-"""Our rows beside the blog's."""
+"""The HTML report, the README's tables, our rows beside the blog's."""
 
+import re
+from html.parser import HTMLParser
+
+import nbformat
+import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers.report import beside_blog
+from helpers import plots
+from helpers.metrics import Accuracy
+from helpers.profile import ROOT, load_profile
+from helpers.report import beside_blog, notebooks_markdown, read_steps, with_measured, write_report
+from tests.test_run import RESULT
 
 BLOG = [
     {"name": "base", "latency_ms": 16.0, "accuracy": 0.940},
@@ -37,3 +47,115 @@ def test_a_row_that_could_not_be_measured_says_why():
     assert base["points"] is None and "untrained" in base["why not"]
     assert mini["ours, ms"] is None and "strays from its own FP32" in mini["why not"]
     assert engine["why not"] == "not installed" and engine["ours / blog"] is None
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, links to and shows."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loaded, self.images, self.links, self.ids = [], [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids |= {attrs.get("id")}
+        if tag == "img":
+            self.images.append(attrs)
+        if tag == "a":
+            self.links.append(attrs.get("href", ""))
+        if tag in ("img", "script", "iframe", "link"):
+            self.loaded += [attrs[name] for name in ("src", "href") if name in attrs]
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The report of a run of one notebook with a picture, a widget and an exercise."""
+    figure = plots.plot_confusion(np.array([[1, 2], [3, 4]]), ["<no>", "yes"])
+    (tmp_path / "figures").mkdir()
+    plots.save(figure, tmp_path / "figures/05_frontier.svg")
+    shown = {"image/png": "aGk=", "text/plain": "<Image>"}
+    picture = new_output("display_data", shown, metadata={"image/png": {"alt": 'a "4" \u00e9'}})
+    widget = new_output(
+        "display_data",
+        {
+            "application/vnd.jupyter.widget-view+json": {"model_id": "x"},
+            "text/html": "<b>a plain answer</b>",
+        },
+    )
+    cells = [
+        new_markdown_cell("# 1. A lesson"),
+        new_code_cell("draw()", outputs=[picture, widget]),
+        new_code_cell("spoiler", metadata={"tags": ["solution"]}),
+    ]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "01_lesson.ipynb")
+    target = tmp_path / "report.html"
+    write_report(
+        [tmp_path / "01_lesson.ipynb"], target, RESULT, title="A run", figures=tmp_path / "figures"
+    )
+    return target.read_text(encoding="utf-8")
+
+
+def test_the_report_opens_from_disk_without_a_network(page):
+    found = Page(page)
+    assert found.images
+    assert [url for url in found.loaded if url and not url.startswith("data:")] == []
+    assert not re.search(r"url\(['\"]?http|@import", page)
+    assert {"01_lesson"} <= found.ids and "#01_lesson" in found.links
+    assert 'name="viewport"' in page
+
+
+def test_the_report_has_results_environment_pictures_and_notebooks(page):
+    assert "70.0 times (69.0 to 71.5) as fast as the base" in page
+    assert "a &lt;fast&gt; CPU" in page and "torch 1.2.3" in page and "abc" in page
+    assert "A lesson" in page and "a plain answer" in page
+    assert "spoiler" not in page and "widget-view" not in page
+
+
+def test_every_picture_of_the_report_has_an_alt_text(page):
+    drawn, shown = Page(page).images
+    assert drawn["alt"].startswith("Confusion matrix. gold <no>, predicted <no>: 1 sentences")
+    assert shown["alt"] == 'a "4" \u00e9'
+
+
+def test_a_figure_says_what_it_shows_and_is_kept_twice(tmp_path, capsys):
+    plots.show(
+        plots.plot_accuracies({"Teacher": Accuracy(0.9, 0.85, 0.93, 100)}), tmp_path / "new/ladder"
+    )
+    svg = (tmp_path / "new/ladder.svg").read_text()
+    assert "<title>Test accuracy with 95 % intervals. Teacher 90.0 % (85.0 to 93.0).</title>" in svg
+    assert (tmp_path / "new/ladder.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_one_model_has_one_colour_everywhere():
+    names = {
+        "BERT-Mini, OpenVINO INT8": "student", "BERT-Mini PyTorch FP32": "student",
+        "student INT8": "student", "Teacher, PyTorch FP32": "teacher",
+        "BERT-Base, PyTorch FP32": "baseline", "TF-IDF + logistic regression": "other",
+    }  # fmt: skip
+    for name, model in names.items():
+        figure = plots.plot_accuracies({name: Accuracy(0.9, 0.8, 0.95, 100)})
+        (line, *_) = figure.axes[0].lines
+        assert line.get_color() == plots.COLOURS[model]
+
+
+def test_what_a_notebook_took_is_written_where_readers_look(tmp_path):
+    opening = "# 3. Export\n\n| | |\n|---|---|\n| You learn | things |\n| Reads | x |\n"
+    opening += "| Writes | `y` in `artifacts/<profile>/` |\n| Takes | ages |"
+    step = {"minutes": 3.14, "gigabytes": 2.72}
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell(opening)]), tmp_path / "notebooks/03_export.ipynb"
+    )
+    table = notebooks_markdown({"03_export": step}, root=tmp_path)
+    assert "| [3 Export](notebooks/03_export.ipynb) | things | `y` | 3.1 | 2.7 |" in table
+    assert "| Takes | 3.1 minutes and 2.7 GB in the committed run |" in with_measured(opening, step)
+
+
+def test_a_forecast_comes_from_the_last_run_or_the_reference(tmp_path):
+    (tmp_path / "steps.json").write_text('{"01_a": {"minutes": 1, "gigabytes": 2}}')
+    profile = load_profile("laptop")
+    assert read_steps(tmp_path / "steps.json", profile)["01_a"]["minutes"] == 1
+    committed = read_steps(tmp_path / "none.json", profile)
+    assert set(committed) == {path.stem for path in ROOT.glob("notebooks/0[1-9]_*.ipynb")}
+    assert read_steps(tmp_path / "none.json", load_profile("blog-train")) == {}

@@ -1,11 +1,19 @@
 """The runner on small notebooks of its own."""
 
+import io
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
+from rich.console import Console
 
 from helpers import run
+from helpers.progress import Progress
 
 
 def write(folder, name, *cells):
@@ -20,6 +28,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "fetch_profile_assets", lambda *_: None)
+    monkeypatch.setattr(run, "_check_data", lambda *_: None)
     monkeypatch.setenv("PROFILE", "smoke")
     real = run.Artifacts
     monkeypatch.setattr(run, "Artifacts", lambda p: real(p, root=tmp_path / "artifacts"))
@@ -27,15 +36,22 @@ def project(tmp_path, monkeypatch):
 
 
 RESULT = {
+    "profile": "smoke", "date": "2026-01-02", "commit": "abc",
     "unavailable": {"reference engine": "its environment is not installed"},
     "protocol": {"sequence_length": 64},
-    "environment": {"threads": [1]},
+    "environment": {
+        "cpu": "a <fast> CPU", "physical_cores": 2, "instruction_sets": ["avx2"], "threads": [1],
+        "versions": {"torch": "1.2.3"},
+    },
+    "baselines": {"pytorch": "the base"},
+    "factors": {"1": {"model": {"value": 70.0}, "in all": {"value": 70.0}}},
     "rows": [
         {
-            "name": "student", "threads": 1, "sequence_length": 64, "size_mb": 11.0,
-            "latency_ms": {"p50": 1.25}, "accuracy": {"value": 0.9},
-            "speedup_vs_bert_base_pytorch": 70.0,
+            "name": "student", "threads": 1, "sequence_length": length, "size_mb": 11.0,
+            "precision": "INT8", "latency_ms": {"p50": 1.25}, "accuracy": {"value": 0.9},
+            "speedup_vs_bert_base_pytorch": 70.0, "speedup_ci95": [69.0, 71.5],
         }
+        for length in (64, "own")
     ],
 }  # fmt: skip
 
@@ -50,12 +66,98 @@ def test_notebooks_run_in_order_and_end_with_the_table(project, capfd):
     printed = capfd.readouterr().out
     assert printed.index("01_a") < printed.index("02_b")
     assert "left out: reference engine: its environment is not installed" in printed
-    assert "70.0x" in printed and "0.9000" in printed and "report.html" in printed
+    assert "70.0x" in printed and "report.html" in printed
+    assert "1 thread: student takes 1.25 ms a sentence, 70.0 times (69.0 to 71.5)" in printed
     executed = nbformat.read(artifacts / "executed/02_b.ipynb", as_version=4)
     assert executed.cells[0].outputs[0].text == "from the first\n"
-    report = (artifacts / "report.html").read_text()
-    assert "from the first" in report
-    assert 'src="http' not in report and "<link" not in report
+    assert "from the first" in (artifacts / "run.log").read_text()
+    assert "from the first" not in printed
+    assert set(json.loads((artifacts / "steps.json").read_text())) == {"01_a", "02_b"}
+    assert "from the first" in (artifacts / "report.html").read_text()
+
+
+def test_a_run_says_beforehand_what_it_takes(project, capfd):
+    artifacts = project / "artifacts/smoke"
+    artifacts.mkdir(parents=True)
+    (artifacts / "benchmark.json").write_text(json.dumps(RESULT))
+    write(project / "notebooks", "01_a.ipynb", "x = 1")
+    assert run.main([]) == 0
+    assert "how long this takes is not known here yet" in capfd.readouterr().out
+    (artifacts / "steps.json").write_text('{"01_a": {"minutes": 7.4, "gigabytes": 3.25}}')
+    assert run.main([]) == 0
+    printed = capfd.readouterr().out
+    assert "an earlier run took 7 minutes and 3.2 GB of memory" in printed
+    assert re.search(r"01_a +about 7.4 min\n01_a +done in 0.\d min, 0.\d GB\n", printed)
+
+
+def test_what_remains_follows_the_pace_of_this_run(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(["a", "b", "c"], {"a": 1.0, "b": 2.0, "c": 3.0})
+    assert progress.remaining() == 6.0
+    progress.start("a")
+    now[0] = 30.0
+    assert progress.remaining() == 5.5
+    now[0] = 120.0  # twice as long as before
+    progress.finish("a", 1.0)
+    assert progress.remaining() == 10.0
+    progress.start("b")
+    now[0] = 1200.0  # longer than expected
+    assert progress.remaining() == 6.0
+    assert Progress(["a", "new"], {"a": 1.0}).remaining() is None
+
+
+def test_a_terminal_sees_one_line_a_notebook_and_the_cell_at_work():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Progress(["01_a", "02_b"], {"01_a": 1.0, "02_b": 2.0}, console=console) as progress:
+        progress.start("01_a")
+        progress.finish("01_a", 1.5)
+        progress.start("02_b")
+        progress.cell("02_b", 3, 9, "rows = [x for x in table]")
+    shown = console.file.getvalue()
+    assert "3/9  rows = [x for x in table]" in shown and "1.5 GB" in shown
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from helpers import run
+run.ROOT = Path(sys.argv[1])
+run.NOTEBOOKS = run.ROOT / "notebooks"
+run.fetch_profile_assets = run._check_data = lambda *_: None
+real = run.Artifacts
+run.Artifacts = lambda profile: real(profile, root=run.ROOT / "artifacts")
+sys.exit(run.main([]))
+"""
+
+
+def test_ctrl_c_leaves_nothing_half_written(project):
+    write(
+        project / "notebooks",
+        "01_a.ipynb",
+        f"""
+import time
+from pathlib import Path
+from helpers.artifacts import Artifacts
+from helpers.profile import load_profile
+artifacts = Artifacts(load_profile(), root=Path({str(project / "artifacts")!r}))
+with artifacts.writing("teacher") as half:
+    half.mkdir()
+    (half / "model.safetensors").write_text("half")
+    Path("started").touch()
+    time.sleep(60)
+""",
+    )
+    command = [sys.executable, "-c", INTERRUPTED, str(project)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (project / "notebooks/started").exists() and running.poll() is None:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130, errors
+    assert "interrupted in 01_a.ipynb; to resume: make run PROFILE=smoke FROM=01" in errors
+    left = {path.name for path in (project / "artifacts/smoke").iterdir()}
+    assert left == {"executed", "run.log"}
 
 
 def test_a_failing_cell_stops_the_run_and_says_how_to_resume(project, capfd):
