@@ -18,6 +18,18 @@ from helpers.profile import ROOT, Profile
 
 RESULTS = ("<!-- results: begin -->", "<!-- results: end -->")
 NOTEBOOKS = ("<!-- notebooks: begin -->", "<!-- notebooks: end -->")
+_README_ROWS = (  # the blog's, the teacher, and the fastest that need no engine
+    "Teacher, PyTorch FP32",
+    "BERT-Base, PyTorch FP32",
+    "BERT-Base, ONNX Runtime INT8 dynamic",
+    "BERT-Mini not distilled, PyTorch FP32",
+    "BERT-Mini, PyTorch FP32",
+    "BERT-Mini, ONNX Runtime FP32",
+    "BERT-Mini, ONNX Runtime INT8 static",
+    "BERT-Mini, OpenVINO INT8",
+    "BERT-Mini, OpenVINO INT8, static shapes, first token",
+    "BERT-Mini, reference engine INT8",
+)
 _LEADING = ("05_frontier", "05_factors", "02_ladder")  # pictures at the top of the report
 # for a phone: nothing wider than the page but what scrolls by itself
 _STYLE = """<style>
@@ -160,8 +172,8 @@ def summary_text(results: dict) -> str:
     return "\n".join(lines)
 
 
-def results_markdown(results: dict) -> str:
-    """The table of the README: size, accuracy, latencies and speedups; below it the factors."""
+def results_markdown(results: dict, *, only: Sequence[str] = ()) -> str:
+    """Size, accuracy, latencies and speedups of all rows, or only some; below them the factors."""
     environment, length = results["environment"], results["protocol"]["sequence_length"]
     counts = environment["threads"]
     heads = [f"{n} thread{'s' * (n > 1)}, ms | speedup" for n in counts]
@@ -177,6 +189,8 @@ def results_markdown(results: dict) -> str:
     blocks = [_cells(results, threads, length) for threads in counts]
     blocks.append(_cells(results, counts[-1], "own"))
     for name, (size, accuracy, *_) in blocks[0].items():
+        if only and name not in only:
+            continue
         timed = " | ".join(" | ".join(block[name][2:]) for block in blocks)
         lines.append(f"| {name} | {size} | {accuracy} | {timed} |")
     lines.append("")
@@ -248,7 +262,7 @@ def _between(text: str, marks: tuple[str, str], block: str) -> str:
 
 def with_results(readme: str, results: dict) -> str:
     """Return the README's text with its tables of results and notebooks rendered anew."""
-    readme = _between(readme, RESULTS, results_markdown(results))
+    readme = _between(readme, RESULTS, results_markdown(results, only=_README_ROWS))
     return _between(readme, NOTEBOOKS, notebooks_markdown(results["steps"]))
 
 
@@ -267,6 +281,9 @@ def notebooks_markdown(steps: dict[str, dict], *, root: Path = ROOT) -> str:
             f"{writes.partition(' in `artifacts')[0]} | "
             f"{step['minutes']:.1f} | {step['gigabytes']:.1f} |"
         )
+    minutes = sum(step["minutes"] for step in steps.values())
+    gigabytes = max(step["gigabytes"] for step in steps.values())
+    lines.append(f"| in all | | | {minutes:.1f} | {gigabytes:.1f} |")
     return "\n".join(lines)
 
 

@@ -52,6 +52,11 @@ def run_in(hub, tmp_path, monkeypatch):
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def execute(notebook, target) -> None:
+    with target.with_suffix(".log").open("w") as log:
+        execute_notebook(notebook, target, log=log, announce=lambda *_: None)
+
+
 def printed(path) -> str:
     cells = nbformat.read(path, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
@@ -61,7 +66,7 @@ def printed(path) -> str:
 def test_published_checkpoints_are_taken_as_they_are(hub, run_in, tmp_path):
     folder = run_in("blog")
     for notebook in (TEACHER, STUDENT):
-        execute_notebook(notebook, tmp_path / notebook.name)
+        execute(notebook, tmp_path / notebook.name)
     said = printed(tmp_path / TEACHER.name) + printed(tmp_path / STUDENT.name)
     for name in ("teacher", "gold", "augmented"):
         assert f"{name}: taken as it is" in said
@@ -125,7 +130,7 @@ def test_two_processes_train_and_label_as_one_would(run_in, tmp_path):
         "student.distil_augmented.epochs=1 student.distil_augmented.batch_size=10",
     )
     launch(TEACHER, tmp_path / "teacher.py", 2)
-    execute_notebook(TEACHER, tmp_path / TEACHER.name)
+    execute(TEACHER, tmp_path / TEACHER.name)
     assert "teacher: went on from step 40 of 40" in printed(tmp_path / TEACHER.name)
     launch(STUDENT, tmp_path / "student.py", 2)
 
