@@ -59,6 +59,18 @@ def tiny_onnx(tiny_folder, tiny_architecture) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_openvino(tiny_onnx) -> Path:
+    import openvino
+
+    from helpers.quantization import save_openvino
+
+    path = tiny_onnx.with_name("student.xml")
+    notes = {"tokenizer": "student", "max_length": "64", "labels": [*LABELS]}
+    save_openvino(openvino.Core().read_model(tiny_onnx), path, **notes)
+    return path
+
+
+@pytest.fixture(scope="session")
 def encoded(tokenizer) -> Dataset:
     sentences = SENTENCES * 8
     return tokenize(Dataset.from_dict({"sentence": sentences}), tokenizer, 64)

@@ -109,14 +109,6 @@ def test_a_reader_that_stops_early_causes_no_traceback(tiny_onnx):
     assert (process.returncode, errors) == (0, b"")
 
 
-@pytest.fixture(scope="module")
-def tiny_openvino(tiny_onnx):
-    path = tiny_onnx.with_name("student.xml")
-    notes = {"tokenizer": "student", "max_length": "64", "labels": ["negative", "positive"]}
-    save_openvino(openvino.Core().read_model(tiny_onnx), path, **notes)
-    return path
-
-
 def test_length_buckets_answer_as_the_plain_path_does(tiny_openvino, tiny_folder):
     sentences = SENTENCES + ODD
     fast, plain = Classifier(tiny_openvino), Classifier(tiny_folder)
