@@ -8,11 +8,11 @@ folder. SET counts as in a run, so it can bring other assets.
 
 import argparse
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 from helpers.assets import AssetError, download_archives, load_assets, pip_download
@@ -39,19 +39,22 @@ def copy_repository(target: Path, *, source: Path = ROOT) -> None:
 
 
 def gather_packages(wheels: Path) -> None:
-    """Download the locked packages, torch as it is installed here, and the engine's if possible.
+    """Download the locked packages, torch as set-up would take it, and the engine's if possible.
 
     Raises:
         AssetError: pip could not download one.
     """
     hashed = ("--no-deps", "--require-hashes", "--requirement")
-    pip_download(wheels, *hashed, ROOT / "requirements.lock")
+    lock = ROOT / "requirements.lock"
+    pip_download(wheels, *hashed, lock)
     with tempfile.TemporaryDirectory() as scratch:
-        installed = Path(scratch, "installed.txt")
-        pins = {f"{found.name}=={found.version}\n" for found in metadata.distributions()}
-        installed.write_text("".join(sorted(pins)))
+        # Constraints with hashes would ask for one of torch, which has none.
+        lines = lock.read_text(encoding="utf-8").splitlines()
+        pins = [line.removesuffix("\\") for line in lines if re.match(r"[\w.-]+==", line)]
+        constraints = Path(scratch, "constraints.txt")
+        constraints.write_text("\n".join(pins), encoding="utf-8")
         direct = ROOT / "requirements.txt"
-        pip_download(wheels, "--constraint", installed, "--requirement", direct)
+        pip_download(wheels, "--constraint", constraints, "--requirement", direct)
     try:
         pip_download(wheels, *hashed, ROOT / "requirements-engine.txt")
     except AssetError as error:
