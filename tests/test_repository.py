@@ -64,6 +64,16 @@ def test_every_import_of_the_project_is_a_direct_dependency():
     assert wanted <= set(direct_pins()), wanted - set(direct_pins())
 
 
+def test_the_hooks_run_only_what_the_environment_holds():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"repo: (\S+)", hooks) == ["local"]
+    entries = re.findall(r"entry: (\S+)(.*)", hooks)
+    assert len(entries) == hooks.count("- id:") == hooks.count("language: system") > 0
+    assert {command for command, _ in entries} <= {".venv/bin/ruff", ".venv/bin/python"}
+    for path in re.findall(r"tests/\w+\.py", " ".join(options for _, options in entries)):
+        assert (ROOT / path).exists(), path
+
+
 def test_the_checkpoint_is_the_one_its_card_describes():
     card = (BERT_MINI / "README.md").read_text()
     digest = hashlib.sha256((BERT_MINI / "model.safetensors").read_bytes()).hexdigest()
@@ -95,6 +105,8 @@ def test_the_commands_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     used = set(re.findall(r"\bmake ([a-z]+)", readme))
     assert {"run", "test", "lab"} <= used <= targets
+    for page in ("CONTRIBUTING.md", "docs/workshop.md"):
+        assert set(re.findall(r"`make ([a-z]+)", (ROOT / page).read_text())) <= targets
     for module in set(re.findall(r"python -m (helpers\.\w+)", readme)):
         done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True)
         assert done.returncode == 0, module
