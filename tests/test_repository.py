@@ -40,6 +40,9 @@ def test_the_lock_holds_every_direct_pin_with_hashes():
     assert len(blocks) > 100
     assert all("--hash=sha256:" in block for block in blocks)
     assert "://" not in lock
+    assert not re.search(r"python_full_version [<>=!]+ '3\.\d+\.\d", lock), (
+        "one for 3.11.1 and 3.11.9"
+    )
 
 
 def test_conda_users_get_the_same_pins():
