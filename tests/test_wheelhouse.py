@@ -17,6 +17,8 @@ from tests.conftest import sha, wheel
 
 CLONE = (ROOT / ".git").exists()
 ALONE = ("unshare", "--net", "--map-root-user", "sh", "-c")  # with no network but loopback
+# what .venv/ was made with: a path with a blank in it is no PYTHON for make
+BASE = Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))
 HERMIT = (
     shutil.which("unshare")
     and not subprocess.run([*ALONE, "ip link set lo up"], capture_output=True).returncode
@@ -70,7 +72,7 @@ def test_wheels_that_do_not_fit_the_machine_are_explained(tmp_path):
     for name in ("Makefile", "requirements.lock", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "wheels").mkdir()
-    command = ["make", "-C", tmp_path, "--silent", ".venv/.ready", f"PYTHON={sys.executable}"]
+    command = ["make", "-C", tmp_path, "--silent", ".venv/.ready", f"PYTHON={BASE}"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode != 0
     assert "error: wheels/ lacks what this machine and Python need" in done.stderr
@@ -170,7 +172,7 @@ def test_the_folder_is_set_up_and_runs_a_notebook_with_no_network(tmp_path):
     gathered.rename(moved)
     steps = [
         "ip link set lo up",
-        f"make .venv/.ready PYTHON={sys.executable}",
+        f"make .venv/.ready PYTHON={BASE}",
         "make assets PROFILE=laptop",
         "make assets PROFILE=smoke",
         "PROFILE=smoke .venv/bin/python -m helpers.run --only 01",
