@@ -3,12 +3,24 @@ PROFILE ?= laptop
 FROM ?= 01
 PROCESSES ?= 1
 PYTHON ?=
+TARGET ?= wheelhouse
 
 BIN := .venv/bin
 READY := .venv/.ready
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
-.PHONY: help run pretrain test engine lint lab assets refresh readme lock clean
+# A folder wheels/ beside this file (`make wheelhouse` makes it) stands in for the network, for
+# every pip that is run from here.
+HINT :=
+ifneq ($(wildcard wheels),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(shell $(or $(PYTHON),python3) -c \
+	'import pathlib; print(pathlib.Path("wheels").resolve().as_uri())')
+HINT := || { echo "error: wheels/ lacks what this machine and Python need: gather it on one of its" \
+	"kind (make wheelhouse), or remove wheels/ to install from the network" >&2; exit 1; }
+endif
+
+.PHONY: help run pretrain test engine lint lab assets wheelhouse refresh readme lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -45,6 +57,9 @@ lab: $(READY) ## JupyterLab on the notebooks
 assets: $(READY) ## fetch the data and weights of PROFILE into the user's cache
 	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.assets
 
+wheelhouse: $(READY) ## all that run, test and lab need, in a folder for a USB stick; TARGET=...
+	@$(BIN)/python -m helpers.wheelhouse "$(TARGET)"
+
 refresh: $(READY) ## run the default profile and store its outputs in notebooks/
 	@$(BIN)/python -m helpers.run --refresh
 
@@ -73,7 +88,7 @@ $(READY): requirements.lock requirements.txt pyproject.toml
 		"$$($(or $(PYTHON),python3) --version 2>&1 | head -n 1);" \
 		"$${found:-none was found on the PATH}" >&2; \
 	exit 1
-	$(BIN)/python -m pip install --require-hashes --no-deps --requirement requirements.lock
-	$(BIN)/python -m pip install --requirement requirements.txt
+	$(BIN)/python -m pip install --require-hashes --no-deps --requirement requirements.lock $(HINT)
+	$(BIN)/python -m pip install --requirement requirements.txt $(HINT)
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
 	@touch $(READY)

