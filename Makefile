@@ -31,12 +31,13 @@ run: $(READY) ## every numbered notebook in order; PROFILE=..., FROM=03, PROCESS
 pretrain: $(READY) ## notebook 00, optional: pretrain the student; PROFILE=..., PROCESSES=4
 	@PROFILE=$(PROFILE) $(BIN)/python -m helpers.run --only 00 --processes $(PROCESSES)
 
-test: $(READY) ## unit tests, then all notebooks under nbval in the smoke profile
+test: $(READY) ## unit tests, all notebooks under nbval in the smoke profile, one in a browser
 	PROFILE=smoke $(BIN)/python -m helpers.assets
 	$(BIN)/python -m pytest tests
 	rm -rf artifacts/smoke
 	PROFILE=smoke $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=900 --durations=5
+	PROFILE=smoke $(BIN)/python -m pytest tests/test_jupyterlab.py -m browser
 
 engine: $(READY) ## the blog's inference engine, in an environment of its own (Python 3.11, x86-64)
 	@test -e .engine/.ready -a .engine/.ready -nt requirements-engine.txt || { \

@@ -69,6 +69,7 @@ class Classifier:
         except Exception as error:  # the runtimes' own exceptions share no base class
             cause = str(error).strip().splitlines() or [type(error).__name__]
             raise PredictError(f"{path} cannot be loaded by {runtime}: {cause[0]}") from None
+        self.threads = self._model.threads
 
     def probabilities(self, sentences: list[str]) -> np.ndarray:
         """Class probabilities, float64 of shape (sentences, classes)."""
@@ -85,6 +86,29 @@ class Classifier:
             for row in self.probabilities(batch):
                 best = int(row.argmax())
                 yield self.labels[best], float(row[1 if two else best])
+
+    def words_read(self, sentence: str) -> int:
+        """How many of the sentence's words, parted by blanks, count; the cut takes the others."""
+        words = sentence.split()
+        first = (self._encode(" ".join(words[:n]))[0].tolist() for n in range(len(words)))
+        read = self._encode(" ".join(words))[0].tolist()
+        return next((n for n, ids in enumerate(first) if ids == read), len(words))
+
+
+def occlusion(classifier: Classifier, sentence: str) -> list[tuple[str, float]]:
+    """What each word does for the answer, after Zeiler and Fergus 2014: leave it out and see.
+
+    Returns each word, parted by blanks, with how much the probability of the sentence's label falls
+    without it: above 0 it speaks for the label, below 0 against it. Words that the classifier cuts
+    off have 0.
+    """
+    words = sentence.split()
+    read = classifier.words_read(sentence)
+    without = [" ".join(words[:n] + words[n + 1 :]) for n in range(read)]
+    whole, *others = classifier.probabilities([sentence, *without])
+    label = whole.argmax()
+    effects = [float(whole[label] - other[label]) for other in others]
+    return list(zip(words, effects + [0.0] * (len(words) - read), strict=True))
 
 
 def _folder_notes(path: Path) -> dict:
