@@ -1,5 +1,6 @@
 """A lint of the committed notebooks: they must read well where they are only looked at."""
 
+import ast
 import re
 
 import nbformat
@@ -9,11 +10,16 @@ from helpers.profile import ROOT
 from helpers.run import numbered_notebooks
 
 NOTEBOOKS = numbered_notebooks("00")
-CHECK = "nbval-check-output"
+CHECK, SOLUTION, PROBE = "nbval-check-output", "solution", "probe"
+COLLAPSED = {"source_hidden": True, "outputs_hidden": True}
 
 
 def code_cells(notebook):
     return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
 
 
 def texts(cell):
@@ -55,12 +61,35 @@ def test_it_opens_with_what_it_needs(notebook):
 
 
 def test_it_ends_with_checks_that_hold(notebook):
-    last = code_cells(notebook)[-1]
-    assert CHECK in last.metadata.get("tags", [])
+    last = [cell for cell in code_cells(notebook) if SOLUTION not in tags(cell)][-1]
+    assert CHECK in tags(last)
     verdicts = "".join(o.text for o in last.outputs if o.get("name") == "stdout").splitlines()
     assert verdicts
     for verdict in verdicts:
         assert verdict.endswith(": True"), verdict
+
+
+def test_its_exercises_have_collapsed_solutions_that_check_themselves(notebook):
+    cells = notebook.cells
+    (heading,) = (i for i, cell in enumerate(cells) if cell.source.startswith("## Exercises\n"))
+    questions, solutions = cells[heading + 1 :: 2], cells[heading + 2 :: 2]
+    assert len(solutions) in (2, 3)
+    assert [cell for cell in cells if SOLUTION in tags(cell)] == solutions
+    pairs = zip(questions, solutions, strict=True)
+    for number, (question, solution) in enumerate(pairs, start=1):
+        assert question.cell_type == "markdown" and solution.cell_type == "code"
+        assert question.source.startswith(f"**{number}.** ")
+        assert solution.source.startswith(f"# Solution {number}\n")
+        assert solution.metadata.get("jupyter") == COLLAPSED
+        nodes = ast.walk(ast.parse(solution.source))
+        assert any(isinstance(node, ast.Assert) for node in nodes), solution.source
+
+
+def test_several_processes_run_no_solution(notebook):
+    by_kind = {True: set(), False: set()}
+    for cell in code_cells(notebook):
+        by_kind[SOLUTION in tags(cell)].add(PROBE in tags(cell))
+    assert by_kind[True] == {True in by_kind[False]}
 
 
 def test_it_carries_no_path_of_one_machine_and_no_shell(notebook):
