@@ -96,7 +96,8 @@ SMALL = (
     "benchmark.lengths=[16] benchmark.batches=[1] quantization.study_sentences=[10] "
     "quantization.trials=1 compression.seeds=1 compression.sentences=200 "
     "compression.aware_sentences=32 compression.sparse.batch_size=8 compression.prune.batch_size=8 "
-    "compression.one_shot.batch_size=8"
+    "compression.one_shot.batch_size=8 "
+    "student.checkpoint=hf://google/bert_uncased_L-4_H-256_A-4"  # the double's, of tiny shape
 )
 
 
