@@ -139,7 +139,7 @@ def page(server, notebook):
                 return all || (!waits && document.querySelector(error));
             }""",
             arg=f".jp-Notebook {ERROR}",
-            timeout=300_000,
+            timeout=600_000,
         )
         yield page
         browser.close()
