@@ -89,7 +89,8 @@ class Panel:
         except PredictError as error:
             self._plain = str(error)
             self.output.value = f'<p role="alert">{escape(self._plain)}</p>'
-        self.button.description = "Classify"
+        finally:
+            self.button.description = "Classify"
         self._shown = time.monotonic()
 
     def _clicked(self, _) -> None:
