@@ -16,16 +16,17 @@ from helpers.predict import Classifier, PredictError, occlusion
 
 CALLS = 5
 SAME_GESTURE = 0.3  # seconds
+FAINT = 0.02  # of the largest effect: no eye tells its shade from none
 # Okabe and Ito's sky blue and orange: dark text reads well on both, and on all between and white
 _FOR, _AGAINST = (86, 180, 233), (230, 159, 0)
 _STYLE = """<style>
 .answers { border-collapse: collapse; width: 100%; font-size: 14px; line-height: 1.7; }
 .answers caption { caption-side: bottom; text-align: left; padding: 8px; line-height: 1.5; }
-.answers th, .answers td { padding: 6px 8px; text-align: left; vertical-align: top; }
-.answers th { white-space: nowrap; }
-.answers thead th { border-bottom: 1px solid; }
+.answers th, .answers td { padding: 6px 8px; text-align: left; vertical-align: baseline; }
+.answers tbody th { line-height: 1.4; }
+.answers thead th { border-bottom: 1px solid; white-space: nowrap; }
 .answers .number { text-align: right; font-variant-numeric: tabular-nums; }
-.answers .words { width: 60%; overflow-wrap: anywhere; }
+.answers .words { width: 50%; min-width: 12em; overflow-wrap: anywhere; }
 .answers .words span { padding: 1px 3px; border-radius: 3px; }
 </style>"""
 
@@ -59,8 +60,8 @@ class Panel:
             continuous_update=False,  # else Enter may overtake the last letters
             layout=widgets.Layout(flex="1 1 auto", width="auto"),
         )
-        self.button = widgets.Button(description="Classify", button_style="primary")
-        self.output = widgets.HTML()
+        self.button = widgets.Button(button_style="primary")
+        self.output = widgets.HTML(layout=widgets.Layout(overflow="auto"))
         self.widget = widgets.VBox([widgets.HBox([self.field, self.button]), self.output])
         self.field.observe(lambda _: self._show(), "value")
         self.button.on_click(self._clicked)
@@ -79,6 +80,7 @@ class Panel:
         return [_answer(name, model, sentence) for name, model in self.classifiers.items()]
 
     def _show(self) -> None:
+        self.button.description = "Classifying"
         try:
             answers = self.answer(self.field.value)
             threads = {model.threads for model in self.classifiers.values()}
@@ -87,6 +89,8 @@ class Panel:
         except PredictError as error:
             self._plain = str(error)
             self.output.value = f'<p role="alert">{escape(self._plain)}</p>'
+        finally:
+            self.button.description = "Classify"
         self._shown = time.monotonic()
 
     def _clicked(self, _) -> None:
@@ -136,9 +140,9 @@ def answers_html(answers: Sequence[Answer], *, threads: Sequence[int]) -> str:
     return f"""{_STYLE}<table class="answers">
 <caption>Words shaded <span{_shade(1.0)}>blue</span> speak for the label, words shaded
 <span{_shade(-1.0)}>orange</span> against it: the shade is how far the label's probability falls or
-rises when the word is left out, by {largest:.3f} at the darkest. <strong>Bold</strong> is the
-strongest word for a label, <u>underlined</u> the strongest against. Latency: from text to label,
-median of {CALLS} calls after one to warm up, on this machine, {counts}.
+rises when the word is left out, by {largest:.3f} at the darkest. <strong>Bold</strong> is each
+row's strongest word for its label, <u>underlined</u> the strongest against. Latency: from text to
+label, median of {CALLS} calls after one to warm up, on this machine, {counts}.
 </caption>
 <thead><tr><th scope="col">Model</th><th scope="col">Label</th>
 <th scope="col" class="number">Probability</th><th scope="col" class="number">Latency, ms</th>
@@ -160,8 +164,8 @@ def _words_html(effects: Sequence[tuple[str, float]], largest: float) -> str:
 
 
 def _shade(share: float) -> str:
-    """A background from none at 0 to the full colour at 1 or -1, as an attribute."""
-    if not share:
+    """A background from none near 0 to the full colour at 1 or -1, as an attribute."""
+    if abs(share) < FAINT:
         return ""
     full = _FOR if share > 0 else _AGAINST
     rgb = ", ".join(str(round(255 + (channel - 255) * abs(share))) for channel in full)

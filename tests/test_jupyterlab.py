@@ -139,7 +139,7 @@ def page(server, notebook):
                 return all || (!waits && document.querySelector(error));
             }""",
             arg=f".jp-Notebook {ERROR}",
-            timeout=300_000,
+            timeout=600_000,
         )
         yield page
         browser.close()
@@ -216,3 +216,6 @@ def test_the_panel_answers_what_is_typed(page, artifacts):
         assert new[1] == model.labels[probabilities.argmax()]
         assert float(new[2]) == pytest.approx(probabilities.max(), abs=0.002)
         assert old[1:3] != new[1:3] and float(new[3]) > 0
+    field.fill("dull")
+    field.press("Enter")
+    until(lambda: all(row[4] == "dull" for row in rows(page)), seconds=60)
