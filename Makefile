@@ -33,7 +33,7 @@ pretrain: $(READY) ## notebook 00, optional: pretrain the student; PROFILE=..., 
 
 test: $(READY) ## unit tests, all notebooks under nbval in the smoke profile, one in a browser
 	PROFILE=smoke $(BIN)/python -m helpers.assets
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses=2 --dist=loadfile
 	rm -rf artifacts/smoke
 	PROFILE=smoke $(BIN)/python -m pytest notebooks --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=900 --durations=5
