@@ -1,4 +1,4 @@
-"""Kernels killed at random, over the whole sequence: what is left is whole, and the end the same."""
+"""Kernels killed at random over the whole sequence: what is left is whole, the end the same."""
 
 import json
 import os
