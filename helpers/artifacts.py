@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from helpers.assets import digest, identify
 from helpers.profile import DEFAULT, ROOT, Profile
@@ -99,6 +100,9 @@ RECIPES = {
 }
 
 
+_ENTRIES = TypeAdapter(dict[str, dict])  # the manifest, by artefact
+
+
 class ArtifactError(RuntimeError):
     """An artefact is missing or was made with other settings; names the notebook to run."""
 
@@ -125,18 +129,20 @@ class Artifacts:
         return self.folder / "checkpoints" / "-".join(filter(None, (name, part, made_with[:8])))
 
     def require(self, *names: str) -> None:
-        """Check that artefacts exist and were made with this profile's settings and inputs.
+        """Check that artefacts are whole and were made with this profile's settings and inputs.
 
         Raises:
             ArtifactError: the first one that does not fit, with the notebook to run again.
         """
+        manifest = self._manifest()
         for name in names:
-            if fault := self._fault(name, self._manifest()):
+            if fault := self._fault(name, manifest) or self._damage(name, manifest):
                 raise ArtifactError(fault)
 
     def fits(self, name: str) -> bool:
-        """Whether an artefact exists and was made with this profile's settings and inputs."""
-        return self._fault(name, self._manifest()) is None
+        """Whether an artefact is whole and was made with this profile's settings and inputs."""
+        manifest = self._manifest()
+        return not (self._fault(name, manifest) or self._damage(name, manifest))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -160,9 +166,7 @@ class Artifacts:
 
     def _fault(self, name: str, manifest: dict[str, dict]) -> str | None:
         recipe, entry = RECIPES[name], manifest.get(name)
-        shown = f"artifacts/{self.profile.name}/{name}"
-        command = make_command(recipe.notebook, self.profile)
-        remedy = f"run notebooks/{recipe.notebook}.ipynb first ({command})"
+        shown, remedy = self._named(name)
         if entry is None or not self.path(name).exists():
             return f"{shown} is missing: {remedy}"
         if entry["settings"] != self._settings(recipe):
@@ -177,8 +181,30 @@ class Artifacts:
                 return f"{shown} was made from another {needed}: {remedy}"
         return None
 
+    def _damage(self, name: str, manifest: dict[str, dict]) -> str | None:
+        content = self._content(name)
+        if content is None or content != manifest[name]["content"]:
+            shown, remedy = self._named(name)
+            return f"{shown} is damaged, it is not what was written: {remedy}"
+        return None
+
+    def _named(self, name: str) -> tuple[str, str]:
+        """An artefact as messages call it, and what to do where it does not fit."""
+        notebook = RECIPES[name].notebook
+        command = make_command(notebook, self.profile)
+        remedy = f"run notebooks/{notebook}.ipynb first ({command})"
+        return f"artifacts/{self.profile.name}/{name}", remedy
+
+    def _content(self, name: str) -> str | None:
+        """SHA-256 of an artefact, of an OpenVINO model's two files together; None for links."""
+        path = self.path(name)
+        files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
+        if any(file.is_symlink() or not file.exists() for file in files):
+            return None
+        return "-".join(digest(file) for file in files)
+
     def _entry(self, name: str, manifest: dict[str, dict]) -> dict:
-        return self._made_with(RECIPES[name], manifest) | {"content": digest(self.path(name))}
+        return self._made_with(RECIPES[name], manifest) | {"content": self._content(name)}
 
     def _made_with(self, recipe: Recipe, manifest: dict[str, dict]) -> dict:
         references = self.profile.references(*recipe.settings).values() if recipe.settings else ()
@@ -203,7 +229,16 @@ class Artifacts:
 
     def _manifest(self) -> dict[str, dict]:
         path = self.path("manifest.json")
-        return json.loads(path.read_text()) if path.exists() else {}
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            return _ENTRIES.validate_python(manifest)
+        except (ValueError, OSError) as error:
+            command = make_command(_TEACHER, self.profile)
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(
+                f"artifacts/{self.profile.name}/manifest.json is damaged ({reason}): "
+                f"remove it and begin again ({command})"
+            ) from None
 
     def _write_manifest(self, manifest: dict[str, dict]) -> None:
         write_whole(self.path("manifest.json"), json.dumps(manifest, indent=2) + "\n")

@@ -112,10 +112,8 @@ def _environment_markdown(results: dict) -> str:
     return "\n".join(["| | |", "|---|---|", *rows, f"| versions | {versions} |"])
 
 
-def read_steps(path: Path, profile: Profile) -> dict[str, dict]:
-    """Minutes and gigabytes of each notebook in the last run, or else in the reference run."""
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+def reference_steps(profile: Profile) -> dict[str, dict]:
+    """Minutes and gigabytes of each notebook in the profile's reference run, if there is one."""
     reference = ROOT / "results" / f"{profile.base}.json"
     return read_results(reference).get("steps", {}) if reference.exists() else {}
 

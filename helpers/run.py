@@ -33,7 +33,7 @@ from helpers.profile import MAIN_JOB, ROOT, Profile, ProfileError, load_profile
 from helpers.progress import Progress
 from helpers.report import (
     read_results,
-    read_steps,
+    reference_steps,
     refresh_notebooks,
     refresh_results,
     results_text,
@@ -200,9 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    steps = parser.add_mutually_exclusive_group()
-    steps.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
-    steps.add_argument("--only", metavar="NN", help="one step alone")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
+    which.add_argument("--only", metavar="NN", help="one step alone")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="to train in")
     parser.add_argument(
         "--refresh", action="store_true", help="store outputs in notebooks/, results/ and README.md"
@@ -223,10 +223,11 @@ def main(arguments: list[str] | None = None) -> int:
     folder = artifacts.path("executed")
     folder.mkdir(exist_ok=True)
     names = [notebook.stem for notebook in notebooks]
-    before = read_steps(artifacts.path("steps.json"), profile)
+    steps_path, log_path = artifacts.path("steps.json"), artifacts.path("run.log")
+    steps = json.loads(steps_path.read_text()) if steps_path.exists() else {}
+    before = reference_steps(profile) | steps
     print(f"profile {profile.name}: {profile.description}")
-    print(_forecast(names, before), flush=True)
-    log_path = artifacts.path("run.log")
+    print(_forecast([before[name] for name in names if name in before], len(names)), flush=True)
     expected = {name: step["minutes"] for name, step in before.items()}
     at = notebooks[0]
     try:
@@ -241,8 +242,8 @@ def main(arguments: list[str] | None = None) -> int:
                         at, folder / at.name, log=log, announce=partial(progress.cell, at.stem)
                     )
                 progress.finish(at.stem, memory.gigabytes)
-                before[at.stem] = progress.steps[at.stem].measured()
-                write_whole(artifacts.path("steps.json"), json.dumps(before, indent=1) + "\n")
+                steps[at.stem] = progress.steps[at.stem].measured()
+                write_whole(steps_path, json.dumps(steps, indent=1) + "\n")
     except (CellExecutionError, DeadKernelError, subprocess.CalledProcessError) as error:
         return _explain(error, at, profile, log_path)
     except KeyboardInterrupt:
@@ -250,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     minutes = sum(step.minutes for step in progress.steps.values())
     if chosen.only:
         if chosen.refresh:
-            refresh_notebooks([folder / notebooks[0].name], before)
+            refresh_notebooks([folder / notebooks[0].name], steps)
         print(f"executed copy: {(folder / notebooks[0].name).relative_to(ROOT)}")
         return 0
     executed = [folder / path.name for path in numbered_notebooks()]
@@ -260,8 +261,8 @@ def main(arguments: list[str] | None = None) -> int:
         title=profile.description, figures=artifacts.path("figures"),
     )  # fmt: skip
     if chosen.refresh:
-        refresh_notebooks(executed, before)
-        refresh_results(results, before)
+        refresh_notebooks(executed, steps)
+        refresh_results(results, {path.stem: steps[path.stem] for path in executed})
     print(results_text(results))
     print(f"\n{summary_text(results)}\n\n{minutes:.1f} min in all. Written:")
     for path in (report, folder, artifacts.path("figures"), artifacts.path("benchmark.json")):
@@ -276,15 +277,17 @@ def _check_data(profile: Profile) -> None:
     load_data(profile.data)
 
 
-def _forecast(names: list[str], before: dict[str, dict]) -> str:
-    """What a run will take, from an earlier one; a warning, before it begins."""
-    if not set(names) <= set(before):
-        return "how long this takes is not known here yet; Ctrl-C stops, and says how to resume"
-    minutes = sum(before[name]["minutes"] for name in names)
-    gigabytes = max(before[name]["gigabytes"] for name in names)
+def _forecast(before: list[dict], count: int) -> str:
+    """What the notebooks took before, here or in the reference run, and what to do about it."""
+    stop = "Ctrl-C stops, and says how to resume"
+    if len(before) < count:
+        return f"how long this takes is not known here yet; {stop}"
+    minutes = sum(step["minutes"] for step in before)
+    gigabytes = max(step["gigabytes"] for step in before)
+    free = psutil.virtual_memory().available / 1e9
+    short = f"\nwarning: only {free:.1f} GB of memory are free" if free < gigabytes else ""
     return (
-        f"an earlier run took {minutes:.0f} minutes and {gigabytes:.1f} GB of memory; "
-        "Ctrl-C stops, and says how to resume"
+        f"before, this took {minutes:.0f} minutes and {gigabytes:.1f} GB of memory; {stop}{short}"
     )
 
 

@@ -180,13 +180,15 @@ def load_text_encoder(tokenizer: Path, max_length: int) -> Callable[[str], tuple
     """Return a function from a text to `input_ids` and `attention_mask`, int64 (1, length).
 
     It calls the tokenizers library itself, which for one sentence takes a fraction of the time of
-    `transformers`' tokenizer around it and cuts the same word pieces.
+    `transformers`' tokenizer around it and cuts the same word pieces. What cannot be encoded as
+    UTF-8, a surrogate without its other half, is read as a question mark.
     """
     encoder = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     encoder.enable_truncation(max_length)
     encoder.no_padding()
 
     def encode(text):
+        text = text.encode("utf-8", errors="replace").decode("utf-8")
         ids = np.array([encoder.encode(text).ids], dtype=np.int64)
         return ids, np.ones_like(ids)
 

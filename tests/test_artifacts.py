@@ -111,3 +111,40 @@ def test_recipes_name_real_notebooks_and_artefacts():
     for name, recipe in RECIPES.items():
         assert (ROOT / "notebooks" / f"{recipe.notebook}.ipynb").is_file(), name
         assert set(recipe.inputs) <= set(RECIPES), name
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "one bit flipped": lambda path: path.write_bytes(
+        bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]
+    ),
+    "emptied": lambda path: path.write_bytes(b""),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a link": lambda path: path.symlink_to(path.rename(path.with_name("elsewhere"))),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("name", ["teacher/model.safetensors", "student.onnx", "model.bin"])
+def test_a_damaged_artefact_is_noticed_and_named(artifacts, kind, name):
+    with artifacts.writing("teacher") as folder:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+    make(artifacts, "transfer.parquet", "student", "student.onnx", "student_fast.onnx")
+    with artifacts.writing("student_int8_fast.xml") as path:
+        path.write_text("<net>")
+        path.with_suffix(".bin").write_bytes(b"weights")
+    artifacts.require("teacher", "student.onnx", "student_int8_fast.xml")
+    name = name.replace("model.bin", "student_int8_fast.bin")
+    owner = {"student_int8_fast.bin": "student_int8_fast.xml"}.get(name, name.split("/")[0])
+    DAMAGE[kind](artifacts.path(name))
+    with pytest.raises(ArtifactError, match=rf"{owner} is (damaged|missing).*make run FROM=0"):
+        artifacts.require(owner)
+    assert not artifacts.fits(owner)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_manifest_is_named(artifacts, text):
+    artifacts.path("manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"manifest.json is damaged.*make run FROM=01"):
+        artifacts.require("teacher")

@@ -100,10 +100,11 @@ def test_it_carries_no_path_of_one_machine_and_no_shell(notebook):
             assert str(ROOT) not in text
 
 
-def test_every_plot_is_shown(notebook):
+def test_every_plot_is_shown_and_described(notebook):
     for cell in code_cells(notebook):
-        wanted = cell.source.count("plots.show(")
-        assert wanted == sum("image/png" in output.get("data", {}) for output in cell.outputs)
+        pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+        assert cell.source.count("plots.show(") == len(pictures)
+        assert all(len(output.metadata["image/png"]["alt"]) > 40 for output in pictures)
 
 
 def test_cells_are_short(notebook):

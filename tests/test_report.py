@@ -11,7 +11,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from helpers import plots
 from helpers.metrics import Accuracy
 from helpers.profile import ROOT, load_profile
-from helpers.report import beside_blog, notebooks_markdown, read_steps, with_measured, write_report
+from helpers.report import (
+    beside_blog,
+    notebooks_markdown,
+    reference_steps,
+    with_measured,
+    write_report,
+)
 from tests.test_run import RESULT
 
 BLOG = [
@@ -152,10 +158,11 @@ def test_what_a_notebook_took_is_written_where_readers_look(tmp_path):
     assert "| Takes | 3.1 minutes and 2.7 GB in the committed run |" in with_measured(opening, step)
 
 
-def test_a_forecast_comes_from_the_last_run_or_the_reference(tmp_path):
-    (tmp_path / "steps.json").write_text('{"01_a": {"minutes": 1, "gigabytes": 2}}')
-    profile = load_profile("laptop")
-    assert read_steps(tmp_path / "steps.json", profile)["01_a"]["minutes"] == 1
-    committed = read_steps(tmp_path / "none.json", profile)
-    assert set(committed) == {path.stem for path in ROOT.glob("notebooks/0[1-9]_*.ipynb")}
-    assert read_steps(tmp_path / "none.json", load_profile("blog-train")) == {}
+def test_the_reference_run_says_what_every_notebook_took():
+    steps = reference_steps(load_profile("laptop"))
+    assert list(steps) == sorted(path.stem for path in ROOT.glob("notebooks/0[1-9]_*.ipynb"))
+    assert all(0 < step["minutes"] < 60 and 0 < step["gigabytes"] < 16 for step in steps.values())
+    for name, step in steps.items():
+        opening = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells[0].source
+        assert with_measured(opening, step) == opening
+    assert reference_steps(load_profile("blog-train")) == {}

@@ -1,0 +1,63 @@
+"""Any text at all: no crash, no NaN, and one answer from every runtime, alone and in a batch."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from helpers.predict import Classifier
+
+# every kind of character, lone surrogates, control characters and NUL among them
+ANY = st.text(st.characters(exclude_categories=()))
+WORDS = st.lists(
+    st.one_of(
+        st.sampled_from(["film", "dull", "[MASK]", "[SEP]", "##s", "\u200f", "\U0001f600"]), ANY
+    )
+).map(" ".join)
+ODD = [
+    "",
+    " \t\n",
+    "\0",
+    "\ud800",
+    "\u05d0\u05d1 \u0627\u0644",
+    "\U0001f469\u200d\U0001f4bb",
+    "\u4e00" * 90,
+]
+LARGE = ["a film " * 150_000, "x" * 1_000_000, " " * 1_000_000]
+
+
+@pytest.fixture(scope="module")
+def classifiers(tiny_folder, tiny_onnx, tiny_openvino) -> dict[str, Classifier]:
+    paths = {"PyTorch": tiny_folder, "ONNX Runtime": tiny_onnx, "OpenVINO": tiny_openvino}
+    return {name: Classifier(path) for name, path in paths.items()}
+
+
+def check(classifiers, sentences):
+    reference = classifiers["PyTorch"].probabilities(sentences)
+    assert np.isfinite(reference).all()
+    clear = np.abs(reference[:, 0] - reference[:, 1]) > 1e-3
+    for name, classifier in classifiers.items():
+        together = classifier.probabilities(sentences)
+        alone = np.concatenate([classifier.probabilities([sentence]) for sentence in sentences])
+        for found in (together, alone):
+            np.testing.assert_allclose(found, reference, atol=5e-4, err_msg=name)
+            same = found.argmax(axis=1) == reference.argmax(axis=1)
+            assert same[clear].all(), name
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.one_of(ANY, WORDS), min_size=10, max_size=10))
+@example(ODD)
+def test_a_thousand_texts_get_one_answer_each(classifiers, sentences):
+    check(classifiers, sentences)
+
+
+@pytest.mark.parametrize("sentence", LARGE, ids=["words", "one word", "blanks"])
+def test_a_line_of_a_megabyte_is_cut(classifiers, sentence):
+    check(classifiers, [sentence, "a fine film"])
+
+
+def test_a_sentence_of_unknown_pieces_alone_is_one(classifiers):
+    check(classifiers, ["\u2603" * 5, "\u16a0\u16a1 \u16a2"])
