@@ -210,10 +210,10 @@ def plot_frontier(
         axes.set(xlabel="median latency, batch 1 (ms); marker area: size (MB)")
         axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), fontsize=8)
     both[0].set(ylabel="accuracy (%), ours with 95 % interval")
-    figure.alt = "Accuracy against latency. " + " ".join(
-        f"{title}: " + _listed(f"{name} {x:.2f} ms, {100 * y:.1f} %" for name, x, y, *_ in points)
-        for title, points in panels.items()
-    )
+    figure.alt = "Accuracy against latency."
+    for title, points in panels.items():
+        listed = _listed(f"{name} {x:.2f} ms, {100 * y:.1f} %" for name, x, y, *_ in points)
+        figure.alt += f" {title}: {listed}" if blog else f" {listed}"
     return figure
 
 

@@ -29,7 +29,7 @@ LARGE = ["a film " * 150_000, "x" * 1_000_000, " " * 1_000_000]
 @pytest.fixture(scope="module")
 def classifiers(tiny_folder, tiny_onnx, tiny_openvino) -> dict[str, Classifier]:
     paths = {"PyTorch": tiny_folder, "ONNX Runtime": tiny_onnx, "OpenVINO": tiny_openvino}
-    return {name: Classifier(path) for name, path in paths.items()}
+    return {name: Classifier(path, threads=1) for name, path in paths.items()}
 
 
 def check(classifiers, sentences):
