@@ -206,6 +206,8 @@ def run_benchmark(
                         raise RuntimeError(f"{variant.name}: {error}") from error
                     found.unavailable[variant.name] = str(error)
                     del workers[variant.name]
+            for worker in workers.values():
+                stack.callback(worker.close)  # all at once, before each is waited for
             for workload in workloads:
                 size = min(len(of[workload]) for of in inputs.values())
                 with _others_share() as others:
@@ -310,8 +312,12 @@ class _SpawnedWorker:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def close(self) -> None:
+        """Tell the process that it is done with, without waiting for its end."""
         self._connection.close()
+
+    def __exit__(self, *_):
+        self.close()
         self._process.join(timeout=10)
         if self._process.is_alive():
             self._process.kill()
@@ -349,9 +355,14 @@ class _EngineWorker:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def close(self) -> None:
+        """End it."""
         if self._engine:
             self._engine.close()
+            self._engine = None
+
+    def __exit__(self, *_):
+        self.close()
 
 
 def _own_memory_mb(pid: int) -> float:
