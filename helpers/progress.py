@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass
@@ -38,8 +39,8 @@ class Progress:
     ):
         self.console = console or Console(highlight=False)
         self.steps = {name: Step(name, expected.get(name)) for name in names}
-        self._live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
         self._wide = max(map(len, names))
+        self._live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
 
     def __enter__(self):
         if self.console.is_terminal:
@@ -95,8 +96,9 @@ class Progress:
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for column, justify in (("", "left"), ("", "left"), ("", "right"), ("", "left")):
-            table.add_column(column, justify=justify, no_wrap=True, overflow="ellipsis")
+        for width in (len("waits"), self._wide, len("~99.9 min")):
+            table.add_column(min_width=width, no_wrap=True)
+        table.add_column()  # the one that gives way in a narrow terminal
         spent = 0.0
         for step in self.steps.values():
             if step.minutes is not None:
@@ -105,7 +107,7 @@ class Progress:
             elif step.began is not None:
                 now = (time.monotonic() - step.began) / 60
                 spent += now
-                row = ("[bold]runs[/]", f"{now:.1f} min", f"[dim]{_plain(step.cell)}[/]")
+                row = ("[bold]runs[/]", f"{now:.1f} min", _cut(step.cell))
             else:
                 about = f"~{step.expected:.1f} min" if step.expected else ""
                 row = ("[dim]waits[/]", f"[dim]{about}[/]", "")
@@ -114,6 +116,6 @@ class Progress:
         return table
 
 
-def _plain(text: str) -> str:
-    """Text that `rich` shows as it is."""
-    return text.replace("[", r"\[")
+def _cut(text: str) -> Text:
+    """Text that is cut, not wrapped, where there is no room for it."""
+    return Text(text, style="dim", no_wrap=True, overflow="ellipsis")

@@ -12,6 +12,7 @@ import nbformat
 import psutil
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from helpers import run
 from helpers.progress import Progress
@@ -123,6 +124,19 @@ def test_a_terminal_sees_one_line_a_notebook_and_the_cell_at_work():
         progress.cell("02_b", 3, 9, "rows = [x for x in table]")
     shown = console.file.getvalue()
     assert "3/9  rows = [x for x in table]" in shown and "1.5 GB" in shown
+    assert "runs   02_b    0.0 min" in Text.from_ansi(shown).plain
+
+
+def test_a_narrow_terminal_cuts_the_cell_alone():
+    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    with Progress(
+        ["01_finetune_teacher"], {"01_finetune_teacher": 5.0}, console=console
+    ) as progress:
+        progress.start("01_finetune_teacher")
+        progress.cell("01_finetune_teacher", 3, 9, "a long line " * 20)
+    shown = Text.from_ansi(console.file.getvalue()).plain
+    assert "runs   01_finetune_teacher  0.0 min    3/9  a long" in shown and "\u2026" in shown
+    assert max(map(len, shown.splitlines())) <= 60
 
 
 INTERRUPTED = """
