@@ -76,6 +76,11 @@ SMALL = (
 )
 
 
+# Verdicts on the data and the baseline: words alone tell these classes apart, so that TF-IDF and
+# INT8 make no mistake, and the baseline is one layer.
+OF_THE_DATA = ("the teacher beats TF-IDF", "an unmeetable criterion", "the best INT8 row is over")
+
+
 @pytest.mark.slow
 def test_three_classes_go_through_all_notebooks(tmp_path):
     write_reviews(tmp_path / "mine.csv")
@@ -95,7 +100,9 @@ def test_three_classes_go_through_all_notebooks(tmp_path):
         for path in sorted((folder / "executed").glob("*.ipynb")):
             checks = nbformat.read(path, as_version=4).cells
             (last,) = (c for c in checks if "nbval-check-output" in c.metadata.get("tags", []))
-            assert "False" not in last.outputs[0].text, f"{path.name}: {last.outputs[0].text}"
+            for verdict in last.outputs[0].text.splitlines():
+                check, _, outcome = verdict.rpartition(": ")
+                assert outcome == "True" or check.startswith(OF_THE_DATA), f"{path.name}: {verdict}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
