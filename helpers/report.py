@@ -123,6 +123,12 @@ def read_results(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _rows(results: dict, threads: int, length: int | str) -> list[dict]:
+    """The rows timed on so many threads at one length."""
+    wanted = (threads, length)
+    return [row for row in results["rows"] if (row["threads"], row["sequence_length"]) == wanted]
+
+
 def _cells(results: dict, threads: int, length: int | str) -> dict[str, tuple[str, ...]]:
     """By name: size, accuracy, median latency and speedup, as text."""
     return {
@@ -132,8 +138,7 @@ def _cells(results: dict, threads: int, length: int | str) -> dict[str, tuple[st
             f"{row['latency_ms']['p50']:.2f}",
             f"{row['speedup_vs_bert_base_pytorch']:.1f}x",
         )
-        for row in results["rows"]
-        if (row["threads"], row["sequence_length"]) == (threads, length)
+        for row in _rows(results, threads, length)
     }
 
 
@@ -153,11 +158,7 @@ def summary_text(results: dict) -> str:
     """The numbers that matter, in a few lines: accuracies, and the fastest INT8 row's speedups."""
     length, lines = results["protocol"]["sequence_length"], []
     for threads in results["environment"]["threads"]:
-        rows = [
-            row
-            for row in results["rows"]
-            if (row["threads"], row["sequence_length"]) == (threads, length) and row["accuracy"]
-        ]
+        rows = [row for row in _rows(results, threads, length) if row["accuracy"]]
         int8 = [row for row in rows if row["precision"] == "INT8"]
         best = max(int8 or rows, key=lambda row: row["speedup_vs_bert_base_pytorch"])
         ratio, (low, high) = best["speedup_vs_bert_base_pytorch"], best["speedup_ci95"]
@@ -248,7 +249,7 @@ def results_picture(results: dict, target: Path) -> None:
     from helpers import plots
 
     count, length = results["environment"]["threads"][-1], results["protocol"]["sequence_length"]
-    rows = [r for r in results["rows"] if (r["threads"], r["sequence_length"]) == (count, length)]
+    rows = _rows(results, count, length)
     blog = pd.read_csv(ROOT / "results" / "blog_2022.csv", comment="#").to_dict("records")
     plots.save(plots.plot_frontier(rows, blog), target)
 
