@@ -4,6 +4,7 @@ FROM ?= 01
 PROCESSES ?= 1
 PYTHON ?=
 TARGET ?= wheelhouse
+SEEDS ?= 43 44
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -20,7 +21,8 @@ HINT := || { echo "error: wheels/ lacks what this machine and Python need: gathe
 	"kind (make wheelhouse), or remove wheels/ to install from the network" >&2; exit 1; }
 endif
 
-.PHONY: help run pretrain test engine lint lab assets wheelhouse refresh readme lock clean
+.PHONY: help run pretrain test engine lint lab assets wheelhouse refresh seeds readme lock newest \
+	audit clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -64,11 +66,32 @@ wheelhouse: $(READY) ## all that run, test and lab need, in a folder for a USB s
 refresh: $(READY) ## run the default profile and store its outputs in notebooks/
 	@$(BIN)/python -m helpers.run --refresh
 
-readme: $(READY) ## render the README's table and picture from results/
+seeds: $(READY) ## notebooks 1 to 4 with other seeds, for README's table of their spread; SEEDS="43 44"
+	@for seed in $(SEEDS); do \
+		SET="name=laptop-seed-$$seed seed=$$seed" $(BIN)/python -m helpers.run --to 04 || exit; \
+	done
+	@$(BIN)/python -m helpers.report --seeds $(SEEDS)
+
+readme: $(READY) ## render the README's tables and picture from results/
 	@$(BIN)/python -m helpers.report
 
 lock: $(READY) ## resolve requirements.txt anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --output-file requirements.lock
+
+newest: $(READY) ## lift each pin that is not held back to the newest that resolves, and lock them
+	sed -E '/^# held back/,/^$$/! s/==/>=/' requirements.txt > .venv/wanted.txt
+	$(BIN)/uv pip compile --quiet --no-config --no-annotate --no-header .venv/wanted.txt \
+		--upgrade --output-file .venv/found.txt
+	awk -F '==| ' 'NR == FNR { found[$$1] = $$2; next } \
+		/^[a-z]/ && $$1 in found { $$0 = $$1 "==" found[$$1] } 1' \
+		.venv/found.txt requirements.txt > .venv/lifted.txt
+	mv .venv/lifted.txt requirements.txt
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --output-file requirements.lock
+
+audit: $(READY) ## look for known vulnerabilities in what is installed; SECURITY.md lists the accepted
+	$(BIN)/uv tool run pip-audit==2.10.1 --skip-editable \
+		$(addprefix --path=,$(wildcard .venv/lib/python3.*/site-packages .engine/lib/python3.*/site-packages)) \
+		$(addprefix --ignore-vuln=,$(shell sed -nE 's/^\| ((CVE|GHSA|PYSEC)-[0-9A-Za-z-]+) .*/\1/p' SECURITY.md))
 
 clean: ## remove the virtual environment and all artefacts
 	rm -rf .venv .engine artifacts

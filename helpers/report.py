@@ -1,8 +1,10 @@
 """What a run leaves to read: the HTML report, the results as text, the committed reference run.
 
-`python -m helpers.report` renders the README's table and picture anew from the reference run.
+`python -m helpers.report` renders the README's tables and picture anew from the reference run, and
+with `--seeds 43 44` gathers the accuracies of runs with those seeds first.
 """
 
+import argparse
 import html
 import json
 import re
@@ -13,11 +15,22 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 
-from helpers.artifacts import write_whole
-from helpers.profile import ROOT, Profile
+from helpers.artifacts import Artifacts, write_whole
+from helpers.profile import DEFAULT, ROOT, Profile, load_profile
 
 RESULTS = ("<!-- results: begin -->", "<!-- results: end -->")
 NOTEBOOKS = ("<!-- notebooks: begin -->", "<!-- notebooks: end -->")
+SEEDS = ("<!-- seeds: begin -->", "<!-- seeds: end -->")
+_SEEDED = {  # rows of the table of seeds: an artefact with logits on the test sentences, and whose
+    "Teacher": ("predictions_01.npz", "teacher"),
+    "BERT-Mini not distilled": ("predictions_02.npz", "gold"),
+    "BERT-Mini": ("predictions_02.npz", "augmented"),
+    "BERT-Mini, ONNX Runtime INT8 static": ("predictions_04.npz", "student_int8"),
+    "BERT-Mini, OpenVINO INT8, static shapes, first token": (
+        "predictions_04.npz",
+        "student_int8_fast",
+    ),
+}
 _README_ROWS = (  # the blog's, the teacher, and the fastest that need no engine
     "Teacher, PyTorch FP32",
     "BERT-Base, PyTorch FP32",
@@ -265,6 +278,50 @@ def with_results(readme: str, results: dict) -> str:
     return _between(readme, NOTEBOOKS, notebooks_markdown(results["steps"]))
 
 
+def collect_seeds(profile: Profile, seeds: Sequence[int]) -> dict:
+    """Accuracies of the profile's own run and of those with other seeds, by row.
+
+    The others' artefacts go by the name `<profile>-seed-<seed>`.
+
+    Raises:
+        ArtifactError: one of the runs is missing, or was made with other settings.
+    """
+    import numpy as np
+
+    from helpers.data import load_data
+    from helpers.metrics import measure_accuracy
+
+    labels = np.array(load_data(profile.data)["test"]["label"])
+    others = [{"name": f"{profile.name}-seed-{seed}", "seed": seed} for seed in seeds]
+    accuracies: dict[str, list[float]] = {name: [] for name in _SEEDED}
+    for changes in ({}, *others):
+        artifacts = Artifacts(profile.model_copy(update=changes))
+        artifacts.require(*{file for file, _ in _SEEDED.values()})
+        for name, (file, key) in _SEEDED.items():
+            with np.load(artifacts.path(file)) as logits:
+                accuracies[name].append(measure_accuracy(logits[key], labels).value)
+    return {"profile": profile.name, "seeds": [profile.seed, *seeds], "accuracies": accuracies}
+
+
+def seeds_markdown(collected: dict) -> str:
+    """Accuracy with each seed, their mean and how far apart they lie, in points."""
+    lines = [
+        f"| seed | {' | '.join(map(str, collected['seeds']))} | mean | apart, points |",
+        "|---|" + "--:|" * (len(collected["seeds"]) + 2),
+    ]
+    for name, values in collected["accuracies"].items():
+        shown = " | ".join(f"{value:.4f}" for value in values)
+        apart = 100 * (max(values) - min(values))
+        lines.append(f"| {name} | {shown} | {sum(values) / len(values):.4f} | {apart:.2f} |")
+    return "\n".join(lines)
+
+
+def refresh_seeds(collected: dict, *, root: Path = ROOT) -> None:
+    """Make the accuracies of several seeds the committed ones and render the README from them."""
+    write_whole(root / "results" / "seeds.json", json.dumps(collected, indent=1) + "\n")
+    render_readme(root=root)
+
+
 def notebooks_markdown(steps: dict[str, dict], *, root: Path = ROOT) -> str:
     """What each notebook of the main job teaches, leaves behind and took in the reference run."""
     lines = ["| notebook | you learn | leaves behind | minutes | GB |", "|---|---|---|--:|--:|"]
@@ -315,8 +372,21 @@ def render_readme(*, root: Path = ROOT) -> None:
     results_picture(results, root / "results" / "laptop.svg")
     readme = root / "README.md"
     text = with_results(readme.read_text(encoding="utf-8"), results)
-    readme.write_text(text, encoding="utf-8")
+    if (seeds := root / "results" / "seeds.json").exists():
+        text = _between(text, SEEDS, seeds_markdown(read_results(seeds)))
+    write_whole(readme, text)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.report", description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="gather these runs")
+    chosen = parser.parse_args()
+    if chosen.seeds:
+        refresh_seeds(collect_seeds(load_profile(DEFAULT), chosen.seeds))
+    else:
+        render_readme()
 
 
 if __name__ == "__main__":
-    render_readme()
+    main()

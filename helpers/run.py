@@ -1,7 +1,7 @@
 """Run the numbered notebooks in order, showing progress; then write one HTML report.
 
 python -m helpers.run            every notebook, in the profile that PROFILE names
-python -m helpers.run --from 03  from that step on
+python -m helpers.run --from 03  from that step on; --to 04: no further than that one
 python -m helpers.run --only 00  one notebook alone, such as the optional 00
 python -m helpers.run --processes 4  train and label in so many processes (several GPUs, or CPUs)
 python -m helpers.run --refresh  also store the executed copies as the committed notebooks
@@ -22,10 +22,12 @@ from typing import IO
 
 import nbformat
 import psutil
+from filelock import FileLock, Timeout
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import PythonExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
+from pydantic import TypeAdapter
 
 from helpers.artifacts import Artifacts, make_command, write_whole
 from helpers.assets import AssetError, fetch_profile_assets
@@ -43,6 +45,7 @@ from helpers.report import (
 
 NOTEBOOKS = ROOT / "notebooks"
 _PATIENCE_S = 20  # with a cell that was interrupted
+_STEPS = TypeAdapter(dict[str, dict[str, float]])  # `steps.json`
 
 
 class LoggingClient(NotebookClient):
@@ -83,17 +86,20 @@ class LoggingClient(NotebookClient):
                 raise
 
 
-def numbered_notebooks(first: str = "01") -> list[Path]:
-    """The notebooks in order, from the step `first` (two digits) on; the main job begins at 01.
+def numbered_notebooks(first: str = "01", last: str = "99") -> list[Path]:
+    """The notebooks in order, from the step `first` (two digits) to `last`; the main job is 01 on.
 
     Raises:
-        ValueError: no notebook has that number.
+        ValueError: no notebook has that number, or `last` comes before `first`.
     """
     notebooks = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    if first not in {path.name[:2] for path in notebooks}:
-        known = ", ".join(path.name[:2] for path in notebooks)
-        raise ValueError(f"no notebook is numbered {first!r}; known: {known}")
-    return [path for path in notebooks if path.name[:2] >= first]
+    known = [path.name[:2] for path in notebooks]
+    for number in (first, last):
+        if number not in (*known, "99"):
+            raise ValueError(f"no notebook is numbered {number!r}; known: {', '.join(known)}")
+    if last < first:
+        raise ValueError(f"{last} comes before {first}")
+    return [path for path in notebooks if first <= path.name[:2] <= last]
 
 
 def execute_notebook(
@@ -200,9 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
-    which.add_argument("--only", metavar="NN", help="one step alone")
+    parser.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
+    parser.add_argument("--to", dest="last", default="99", metavar="NN", help="last step")
+    parser.add_argument("--only", metavar="NN", help="one step alone")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="to train in")
     parser.add_argument(
         "--refresh", action="store_true", help="store outputs in notebooks/, results/ and README.md"
@@ -210,64 +216,90 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         profile = load_profile()
-        notebooks = numbered_notebooks(chosen.only or chosen.first)
-        if chosen.only:
-            notebooks = notebooks[:1]
+        notebooks = numbered_notebooks(chosen.only or chosen.first, chosen.only or chosen.last)
         sections = ("data", "student", "pretraining") if chosen.only == "00" else MAIN_JOB
         fetch_profile_assets(profile, *sections)
         _check_data(profile)
     except (ProfileError, AssetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    artifacts = Artifacts(profile)
-    folder = artifacts.path("executed")
-    folder.mkdir(exist_ok=True)
-    names = [notebook.stem for notebook in notebooks]
+    try:
+        artifacts = Artifacts(profile)
+        with FileLock(artifacts.path(".run.lock"), timeout=0):
+            artifacts.path("executed").mkdir(exist_ok=True)
+            return _run(notebooks, artifacts, chosen)
+    except Timeout:
+        print(
+            f"error: another run is at work in artifacts/{profile.name}: wait for its end, or give "
+            'this one a name of its own, SET="name=..."',
+            file=sys.stderr,
+        )
+        return 2
+    except OSError as error:  # a disk that is full, or cannot be written
+        print(f"error: artifacts/{profile.name} cannot be written: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(notebooks: list[Path], artifacts: Artifacts, chosen: argparse.Namespace) -> int:
+    """Execute the notebooks one after another; returns the exit status."""
+    profile, names = artifacts.profile, [notebook.stem for notebook in notebooks]
     steps_path, log_path = artifacts.path("steps.json"), artifacts.path("run.log")
-    steps = json.loads(steps_path.read_text()) if steps_path.exists() else {}
+    steps = _read_steps(steps_path)
     before = reference_steps(profile) | steps
     print(f"profile {profile.name}: {profile.description}")
     print(_forecast([before[name] for name in names if name in before], len(names)), flush=True)
     expected = {name: step["minutes"] for name, step in before.items()}
-    at = notebooks[0]
+    at, executed = notebooks[0], [artifacts.path("executed") / path.name for path in notebooks]
     try:
         with log_path.open("w", encoding="utf-8") as log, Progress(names, expected) as progress:
-            for at in notebooks:
+            for at, copy in zip(notebooks, executed, strict=True):
                 progress.start(at.stem)
                 log.write(f"\n== {at.stem}\n")
                 with PeakMemory() as memory:
                     if chosen.processes > 1:
-                        launch(at, folder / f"{at.stem}.py", chosen.processes)
-                    execute_notebook(
-                        at, folder / at.name, log=log, announce=partial(progress.cell, at.stem)
-                    )
+                        launch(at, copy.with_suffix(".py"), chosen.processes)
+                    execute_notebook(at, copy, log=log, announce=partial(progress.cell, at.stem))
                 progress.finish(at.stem, memory.gigabytes)
                 steps[at.stem] = progress.steps[at.stem].measured()
                 write_whole(steps_path, json.dumps(steps, indent=1) + "\n")
-    except (CellExecutionError, DeadKernelError, subprocess.CalledProcessError) as error:
+    except (CellExecutionError, DeadKernelError, OSError, subprocess.CalledProcessError) as error:
         return _explain(error, at, profile, log_path)
     except KeyboardInterrupt:
         return _explain(None, at, profile, log_path)
-    minutes = sum(step.minutes for step in progress.steps.values())
-    if chosen.only:
+    if chosen.only or chosen.last != "99":
         if chosen.refresh:
-            refresh_notebooks([folder / notebooks[0].name], steps)
-        print(f"executed copy: {(folder / notebooks[0].name).relative_to(ROOT)}")
+            refresh_notebooks(executed, steps)
+        for copy in executed:
+            print(f"executed copy: {copy.relative_to(ROOT)}")
         return 0
-    executed = [folder / path.name for path in numbered_notebooks()]
-    report, results = artifacts.path("report.html"), read_results(artifacts.path("benchmark.json"))
+    _conclude(artifacts, steps, refresh=chosen.refresh)
+    print(f"\n{sum(step.minutes for step in progress.steps.values()):.1f} min in all. Written:")
+    for name in ("report.html", "executed", "figures", "benchmark.json"):
+        print(f"  {artifacts.path(name).relative_to(ROOT)}")
+    return 0
+
+
+def _conclude(artifacts: Artifacts, steps: dict[str, dict], *, refresh: bool) -> None:
+    """Write the report, print the table, and with `refresh` make the run the committed one."""
+    executed = [artifacts.path("executed") / path.name for path in numbered_notebooks()]
+    results = read_results(artifacts.path("benchmark.json"))
     write_report(
-        [path for path in executed if path.exists()], report, results,
-        title=profile.description, figures=artifacts.path("figures"),
+        [path for path in executed if path.exists()], artifacts.path("report.html"), results,
+        title=artifacts.profile.description, figures=artifacts.path("figures"),
     )  # fmt: skip
-    if chosen.refresh:
+    if refresh:
         refresh_notebooks(executed, steps)
         refresh_results(results, {path.stem: steps[path.stem] for path in executed})
     print(results_text(results))
-    print(f"\n{summary_text(results)}\n\n{minutes:.1f} min in all. Written:")
-    for path in (report, folder, artifacts.path("figures"), artifacts.path("benchmark.json")):
-        print(f"  {path.relative_to(ROOT)}")
-    return 0
+    print(f"\n{summary_text(results)}")
+
+
+def _read_steps(path: Path) -> dict[str, dict]:
+    """What earlier runs of the notebooks took; nothing where the file is missing or damaged."""
+    try:
+        return _STEPS.validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
 
 
 def _check_data(profile: Profile) -> None:

@@ -1,5 +1,8 @@
+import threading
+
 import pytest
 
+from helpers import artifacts as module
 from helpers.artifacts import RECIPES, ArtifactError, Artifacts
 from helpers.profile import ROOT, load_profile
 
@@ -13,6 +16,10 @@ def make(artifacts, *names):
     for name in names:
         with artifacts.writing(name) as path:
             path.write_text(f"content of {name}")
+
+
+def half_written(artifacts):
+    return [path for path in artifacts.path(".writing").iterdir() if path.is_dir()]
 
 
 CHAIN = ("teacher", "transfer.parquet", "student", "student.onnx")
@@ -37,7 +44,7 @@ def test_an_interrupted_writing_leaves_nothing(artifacts):
         raise KeyboardInterrupt
     assert not artifacts.path("teacher").exists()
     assert not artifacts.fits("teacher")
-    assert not list(artifacts.folder.glob(".writing-*"))
+    assert not half_written(artifacts)
 
 
 def test_an_interrupted_rewriting_keeps_the_old_one(artifacts):
@@ -55,6 +62,47 @@ def test_other_settings_are_noticed(artifacts, tmp_path):
     other = Artifacts(profile.model_copy(update={"seed": profile.seed + 1}), root=tmp_path)
     with pytest.raises(ArtifactError, match=r"teacher was made with other settings"):
         other.require("student.onnx")
+
+
+@pytest.mark.parametrize(
+    ("maker", "other"), [("helpers/training.py", "_code"), ("torch", "version")]
+)
+def test_other_code_and_another_version_are_noticed(artifacts, monkeypatch, maker, other):
+    make(artifacts, *CHAIN)
+    before = artifacts.checkpoints("student", "augmented")
+    real = getattr(module, other)
+    asked = maker.removeprefix("helpers/").removesuffix(".py")
+    monkeypatch.setattr(
+        module, other, lambda name: "another" if name == asked else real(name), raising=True
+    )
+    with pytest.raises(
+        ArtifactError, match=rf"teacher was made by another version of {maker}: run.*01_.*FROM=01"
+    ):
+        artifacts.require("student.onnx")
+    assert artifacts.checkpoints("student", "augmented") != before
+    make(artifacts, *CHAIN)
+    artifacts.require("student.onnx")
+
+
+def test_what_an_older_version_left_is_made_again(artifacts):
+    make(artifacts, *CHAIN)
+    manifest = artifacts._manifest()
+    for entry in manifest.values():
+        del entry["made_by"]
+    artifacts._write_manifest(manifest)
+    with pytest.raises(ArtifactError, match=r"made by another version of helpers/data.py"):
+        artifacts.require("teacher")
+
+
+def test_comments_and_docstrings_are_no_other_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "artifacts.py"))
+    digests = []
+    for text in ('"""One."""\nx = 1  # a\n', '"""Two."""\n\nx = 1\n', '"""Two."""\nx = 2\n'):
+        (tmp_path / "m.py").write_text(text)
+        module._code.cache_clear()
+        digests.append(module._code("m"))
+    module._code.cache_clear()
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_settings_that_play_no_part_are_not(artifacts, tmp_path):
@@ -111,6 +159,40 @@ def test_recipes_name_real_notebooks_and_artefacts():
     for name, recipe in RECIPES.items():
         assert (ROOT / "notebooks" / f"{recipe.notebook}.ipynb").is_file(), name
         assert set(recipe.inputs) <= set(RECIPES), name
+        assert module._made_by(recipe)
+
+
+def test_what_a_killed_process_left_goes_with_the_next(artifacts):
+    left = artifacts.path(".writing/teacher")
+    left.mkdir(parents=True)
+    (left / "half").write_text("half")
+    make(artifacts, "teacher")
+    artifacts.require("teacher")
+    assert not half_written(artifacts)
+
+
+def test_two_at_once_write_one_after_the_other(artifacts, tmp_path):
+    others = [Artifacts(artifacts.profile, root=tmp_path) for _ in range(4)]
+    start = threading.Barrier(len(others))
+
+    def write(one, number):
+        start.wait()
+        for _ in range(10):
+            with one.writing("teacher") as path:
+                path.mkdir()
+                for name in ("a", "b"):
+                    (path / name).write_text(str(number))
+
+    threads = [
+        threading.Thread(target=write, args=pair) for pair in zip(others, range(4), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    artifacts.require("teacher")
+    found = {(artifacts.path("teacher") / name).read_text() for name in ("a", "b")}
+    assert len(found) == 1
 
 
 DAMAGE = {

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +58,7 @@ def test_fetched_once_then_served_offline(index, tmp_path):
     assert fetch_asset("toy", asset=asset, cache=tmp_path / "cache") == first
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "remove", "link"])
+@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "remove", "link", "folder", "all"])
 def test_a_damaged_file_is_noticed_and_fetched_again(index, tmp_path, harm):
     asset = toy([publish(index)])
     folder = fetch_asset("toy", asset=asset, cache=tmp_path / "cache")
@@ -68,8 +70,13 @@ def test_a_damaged_file_is_noticed_and_fetched_again(index, tmp_path, harm):
         path.write_bytes(content[:100] + b"\xff" + content[101:])
     elif harm == "empty":
         path.write_bytes(b"")
+    elif harm == "all":
+        shutil.rmtree(folder)
+        folder.write_bytes(b"a file in place of the folder")
     else:
         path.unlink()
+    if harm == "folder":
+        path.mkdir()
     if harm == "link":
         path.symlink_to(tmp_path / "elsewhere")
         (tmp_path / "elsewhere").write_bytes(content)
@@ -125,6 +132,54 @@ def test_a_link_inside_an_archive_is_not_followed(index, tmp_path):
     archives = [publish(index, "linked", {"a.tar.gz": buffer.getvalue()}, inner="a.tar.gz")]
     with pytest.raises(AssetError, match="not a regular file"):
         fetch_asset("toy", asset=toy(archives, "model/"), cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("place", ["../../outside", "/tmp/outside-of-all", "data/../../outside"])
+def test_paths_inside_an_archive_lead_nowhere(index, tmp_path, place):
+    members = {place: b"planted"} | {f"data/{n}": c for n, c in CONTENT.items()}
+    folder = fetch_asset("toy", asset=toy([publish(index, members=members)]), cache=tmp_path / "c")
+    assert held(folder) == CONTENT
+    assert not list(tmp_path.rglob("outside*")) and not Path("/tmp/outside-of-all").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all", b"PK\x03\x04 cut off"])
+def test_what_is_no_archive_is_refused(index, tmp_path, content):
+    archives = [publish(index, "odd", {"a.zip": content}, inner="a.zip")]
+    with pytest.raises(AssetError, match="cannot read"):
+        fetch_asset("toy", asset=toy(archives), cache=tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_made_names_the_way_out(index, tmp_path):
+    (tmp_path / "home").write_text("a file")
+    with pytest.raises(AssetError, match=r"home.* cannot be used.*TUTORIAL_CACHE names another"):
+        fetch_asset("toy", asset=toy([publish(index)]), cache=tmp_path / "home/cache")
+
+
+@pytest.mark.parametrize("kilobytes", [4, 16, 32])
+def test_a_full_disk_leaves_no_half_of_an_asset(index, tmp_path, kilobytes):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", cache]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        with pytest.raises(AssetError, match=r"No space left|ENOSPC|Errno 28"):
+            fetch_asset("toy", asset=toy([publish(index)]), cache=cache)
+        assert [path for path in cache.iterdir() if path.is_dir()] == []
+    finally:
+        subprocess.run(["umount", cache], check=True)
+
+
+def test_a_full_cache_serves_from_where_nothing_can_be_written(index, tmp_path):
+    asset, cache = toy([publish(index)]), tmp_path / "cache"
+    folder = fetch_asset("toy", asset=asset, cache=cache)
+    if subprocess.run(["mount", "--bind", cache, cache], capture_output=True).returncode:
+        pytest.skip("only root can mount a folder for reading alone")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", cache], check=True)
+        assert fetch_asset("toy", asset=asset, cache=cache) == folder
+    finally:
+        subprocess.run(["umount", cache], check=True)
 
 
 FETCH = """

@@ -1,11 +1,13 @@
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 
-from helpers.predict import Classifier
+from helpers.predict import Classifier, PredictError
 from helpers.quantization import save_openvino
 from tests.conftest import SENTENCES
 
@@ -126,3 +128,21 @@ def test_an_openvino_model_without_notes_is_refused(tiny_onnx, tmp_path):
     assert done.returncode == 2 and b"does not say which tokenizer" in done.stderr
     (tmp_path / "bare.xml").write_text("<net")
     assert b"not an OpenVINO model" in predict(tmp_path / "bare.xml", b"a film\n").stderr
+
+
+def test_an_onnx_file_that_names_other_files_reads_none_of_them(tiny_onnx, tmp_path):
+    model = onnx.load(tiny_onnx)
+    big = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    secret = tmp_path / "secret"
+    secret.write_bytes(big.raw_data)
+    folder = tmp_path / "artifacts"
+    shutil.copytree(tiny_onnx.parent / "student", folder / "student")
+    (folder / "link").symlink_to(secret)
+    for location in ("../secret", str(secret), "link"):
+        big.ClearField("raw_data")
+        del big.external_data[:]
+        big.data_location = onnx.TensorProto.EXTERNAL
+        big.external_data.add(key="location", value=location)
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(PredictError, match="cannot be loaded by onnxruntime"):
+            Classifier(folder / "model.onnx")

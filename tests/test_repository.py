@@ -1,11 +1,14 @@
 """What the repository ships fits together: pins, lock, environment, checkpoint, README."""
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
+import pytest
 import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -146,3 +149,22 @@ def test_an_unfit_python_is_refused_in_one_line(tmp_path):
     assert line.startswith("error: Python 3.11 or 3.12 is needed") and "Python 9.9" in line
     assert all(other.startswith("make") for other in rest)
     assert "PYTHON=" in line or "none was found" in line
+
+
+# Each platform that README and `pyproject.toml` name, as uv calls it.
+PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_35", "aarch64-apple-darwin", "windows")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_lock_can_be_installed_by_its_hashes(tmp_path, platform, python):
+    command = [
+        Path(sys.prefix, "bin/uv"), "pip", "install", "--dry-run", "--no-deps", "--require-hashes",
+        "--only-binary=:all:", f"--python-platform={platform}", f"--python-version={python}",
+        f"--target={tmp_path / 'target'}", f"--requirement={ROOT / 'requirements.lock'}",
+    ]  # fmt: skip
+    environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert int(re.search(r"Would install (\d+) packages", done.stderr)[1]) > 100

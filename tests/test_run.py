@@ -177,8 +177,68 @@ with artifacts.writing("teacher") as half:
     _, errors = running.communicate(timeout=30)
     assert running.returncode == 130, errors
     assert "interrupted in 01_a.ipynb; to resume: make run PROFILE=smoke FROM=01" in errors
-    left = {path.name for path in (project / "artifacts/smoke").iterdir()}
-    assert left == {"executed", "run.log"}
+    artifacts = project / "artifacts/smoke"
+    assert {path.name for path in artifacts.iterdir()} == {
+        ".run.lock", ".writing", "executed", "run.log"
+    }  # fmt: skip
+    assert [path.name for path in (artifacts / ".writing").iterdir()] in ([], ["teacher.lock"])
+
+
+def test_two_runs_at_once_are_refused(project, capfd):
+    write(project / "notebooks", "01_a.ipynb", "open('started', 'w')\nimport time; time.sleep(3)")
+    command = [sys.executable, "-c", INTERRUPTED, str(project)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (project / "notebooks/started").exists() and first.poll() is None:
+        time.sleep(0.1)
+    assert run.main([]) == 2
+    errors = capfd.readouterr().err
+    assert "another run is at work in artifacts/smoke" in errors and 'SET="name=..."' in errors
+    first.communicate(timeout=60)
+    assert run.main(["--only", "01"]) == 0
+
+
+def test_a_damaged_record_of_times_is_passed_over(project):
+    write(project / "notebooks", "00_a.ipynb", "x = 1")
+    steps = project / "artifacts/smoke/steps.json"
+    steps.parent.mkdir(parents=True)
+    for damage in ("", "[1", '{"00_a": 7}'):
+        steps.write_text(damage)
+        assert run.main(["--only", "00"]) == 0
+        assert set(json.loads(steps.read_text())) == {"00_a"}
+
+
+def test_artefacts_that_cannot_be_written_are_one_line(project, capfd):
+    write(project / "notebooks", "01_a.ipynb", "x = 1")
+    (project / "artifacts").write_text("a file")
+    assert run.main([]) == 1
+    assert "error: artifacts/smoke cannot be written:" in capfd.readouterr().err
+
+
+@pytest.fixture
+def small_disk(project):
+    """The folder of the artefacts on a disk of 200 kB."""
+    folder = project / "artifacts"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("where", ["a cell", "the log", "the executed copy"])
+def test_a_full_disk_ends_the_run_with_its_reason(project, small_disk, capfd, where):
+    cell = {
+        "a cell": f"open({str(small_disk / 'x')!r}, 'w').write('x' * 10**6)",
+        "the log": "print('x' * 10**6)",
+        "the executed copy": f"import sys; sys.stdout.write('x' * 150_000)\n"
+        f"open({str(small_disk / 'x')!r}, 'w').write('x' * 30_000)",
+    }[where]
+    write(project / "notebooks", "01_a.ipynb", cell)
+    assert run.main([]) == 1
+    errors = capfd.readouterr().err
+    assert "No space left on device" in errors and "to resume: make run" in errors
+    assert not list(small_disk.rglob("*.new"))
 
 
 def test_a_failing_cell_stops_the_run_and_says_how_to_resume(project, capfd):
@@ -222,6 +282,16 @@ def test_an_unknown_step_or_profile_is_named(project, capfd, monkeypatch):
     monkeypatch.setenv("PROFILE", "lapdog")
     assert run.main([]) == 2
     assert "known profiles: blog, blog-train, laptop, pretrain, smoke" in capfd.readouterr().err
+
+
+def test_no_further_than_a_step(project, capfd):
+    for name in ("01_a", "02_b", "03_c"):
+        write(project / "notebooks", f"{name}.ipynb", f"open({name!r}, 'w')")
+    assert run.main(["--to", "02"]) == 0
+    assert sorted(path.name for path in (project / "notebooks").glob("0?_?")) == ["01_a", "02_b"]
+    assert "executed/02_b.ipynb" in capfd.readouterr().out
+    assert run.main(["--from", "03", "--to", "02"]) == 2
+    assert "02 comes before 03" in capfd.readouterr().err
 
 
 def test_one_step_alone(project, capfd):

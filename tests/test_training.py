@@ -1,3 +1,5 @@
+import contextlib
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -10,7 +12,9 @@ from transformers import BertForMaskedLM, DataCollatorWithPadding, Trainer, Trai
 
 from helpers.data import tokenize
 from helpers.environment import has_bf16
+from helpers.predict import Classifier
 from helpers.profile import ROOT, Architecture, Training
+from helpers.runtimes import load_model
 from helpers.training import (
     SeededTrainer,
     bert_config,
@@ -137,6 +141,38 @@ def test_a_pickle_that_runs_code_is_refused(tiny_architecture, tokenizer, tmp_pa
     assert not witness.exists()
 
 
+def test_code_that_a_repository_brings_is_not_run(
+    tiny_folder, tiny_architecture, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    folder, witness = tmp_path / "published", tmp_path / "it-ran"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "evil.py").write_text(
+        f"from pathlib import Path\nPath({str(witness)!r}).touch()\n"
+        "from transformers import BertConfig as Config, BertTokenizerFast as Tokens\n"
+        "from transformers import BertForSequenceClassification as Model\n"
+    )
+    ours = {
+        "config.json": {
+            "AutoConfig": "evil.Config",
+            "AutoModelForSequenceClassification": "evil.Model",
+        },
+        "tokenizer_config.json": {"AutoTokenizer": ["evil.Tokens", "evil.Tokens"]},
+    }
+    for name, auto_map in ours.items():
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | {"auto_map": auto_map}))
+    for load in (
+        lambda: load_tokenizer(folder),
+        lambda: load_classifier(folder, tiny_architecture),
+        lambda: load_model("pytorch", folder, threads=1),
+        lambda: Classifier(folder, threads=1),
+    ):
+        with contextlib.suppress(ValueError, OSError):  # to refuse is as good as to ignore
+            load()
+        assert not witness.exists()
+
+
 def test_an_unfinished_or_otherwise_labelled_classifier_is_refused(
     tiny_architecture, tokenizer, tmp_path
 ):
@@ -204,6 +240,30 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
     assert "went on from step 10 of 10" in capsys.readouterr().out
     for name, weights in whole.model.state_dict().items():
         torch.testing.assert_close(again.model.state_dict()[name], weights, msg=name)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_pickle_in_a_checkpoint_does_not_run(
+    tiny_folder, tiny_architecture, tokenizer, tmp_path, name
+):
+    data = Dataset.from_dict({"sentence": ["a fine film", "a dull one"] * 20, "label": [1, 0] * 20})
+    encoded = tokenize(data, tokenizer, 64)
+
+    def train(epochs):
+        settings = SETTINGS.model_copy(update={"epochs": epochs, "checkpoints": 4})
+        fine_tune(
+            tiny_folder, tiny_architecture, settings, encoded, tokenizer, name="x",
+            folder=tmp_path / "checkpoints", seed=0,
+        )  # fmt: skip
+
+    train(epochs=2)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    witness = tmp_path / "it-ran"
+    for planted in (name, "training_args.bin", "pytorch_model.bin"):
+        torch.save({"weights": Malicious(witness)}, checkpoint / planted)
+    with pytest.raises(pickle.UnpicklingError):
+        train(epochs=4)  # goes on from the checkpoint
+    assert not witness.exists()
 
 
 def test_a_batch_is_shared_by_all_processes(monkeypatch, tmp_path):
