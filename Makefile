@@ -10,6 +10,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
+# pip, Jupyter and the caches want a home; where there is none that can be written, as for a
+# container's nameless user, it is a folder here.
+ifneq ($(shell test -d "$$HOME" -a -w "$$HOME" && echo writable),writable)
+export HOME := $(CURDIR)/.home
+$(shell mkdir -p .home)
+$(info no home that can be written: .home/ stands in for it)
+endif
+
 # A folder wheels/ beside this file (`make wheelhouse` makes it) stands in for the network, for
 # every pip that is run from here.
 HINT :=
@@ -94,7 +102,7 @@ audit: $(READY) ## look for known vulnerabilities in what is installed; SECURITY
 		$(addprefix --ignore-vuln=,$(shell sed -nE 's/^\| ((CVE|GHSA|PYSEC)-[0-9A-Za-z-]+) .*/\1/p' SECURITY.md))
 
 clean: ## remove the virtual environment and all artefacts
-	rm -rf .venv .engine artifacts
+	rm -rf .venv .engine .home artifacts
 
 # torch comes in a build for each kind of machine, so the lock leaves it out: the second pip
 # command installs the pinned version from wherever pip finds it, and changes nothing else.

@@ -204,7 +204,7 @@ def run_benchmark(
                 except (RuntimeError, EngineError) as error:
                     if not variant.optional:
                         raise RuntimeError(f"{variant.name}: {error}") from error
-                    found.unavailable[variant.name] = str(error)
+                    found.unavailable[variant.name] = _reason(error)
                     del workers[variant.name]
             for worker in workers.values():
                 stack.callback(worker.close)  # all at once, before each is waited for
@@ -215,6 +215,12 @@ def run_benchmark(
                 found.timings[threads, workload] = timed
                 found.others[threads, workload] = others()
     return found
+
+
+def _reason(error: Exception) -> str:
+    """The line of a message that tells most: the first, unless it only says where it comes from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines[0].endswith(":") else lines[0]
 
 
 def _run_rounds(workers, workload, count, settings, seed, threads, rounds) -> dict[str, Timings]:

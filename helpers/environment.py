@@ -47,6 +47,12 @@ def has_bf16(device: str) -> bool:
     return device == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(instruction_sets()))
 
 
+def has_int8_products() -> bool:
+    """Whether this CPU has instructions for sums of products of INT8, such as VNNI or AMX."""
+    known = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
+    return bool(known & set(instruction_sets()))
+
+
 def physical_cores() -> int:
     """Physical cores this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -65,6 +65,8 @@ def _load_pytorch(source, threads: int, mode: str = "inference_mode") -> LoadedM
     if mode == "compile":
         if not shutil.which("g++"):
             raise RuntimeError("torch.compile needs a C++ compiler, and there is no g++")
+        if " " in torch.__file__:  # it hands the compiler this path without quotes
+            raise RuntimeError("torch.compile needs a path to PyTorch without blanks")
         model = torch.compile(model)
 
     def run(input_ids, attention_mask):

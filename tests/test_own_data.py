@@ -78,7 +78,7 @@ SMALL = (
 
 # Verdicts on the data and the baseline: words alone tell these classes apart, so that TF-IDF and
 # INT8 make no mistake, and the baseline is one layer.
-OF_THE_DATA = ("the teacher beats TF-IDF", "an unmeetable criterion", "the best INT8 row is over")
+OF_THE_DATA = ("the teacher beats TF-IDF", "an unmeetable criterion", "with VNNI, AMX")
 
 
 @pytest.mark.slow

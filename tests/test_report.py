@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers import plots
+from helpers import plots, report
 from helpers.metrics import Accuracy
 from helpers.profile import ROOT, load_profile
 from helpers.report import (
@@ -166,3 +166,46 @@ def test_the_reference_run_says_what_every_notebook_took():
         opening = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells[0].source
         assert with_measured(opening, step) == opening
     assert reference_steps(load_profile("blog-train")) == {}
+
+
+def test_runs_with_other_seeds_are_gathered_into_a_table(tmp_path, monkeypatch):
+    labels = np.array([0, 1] * 50)
+    required = []
+
+    class Run:
+        """Artefacts of a run whose answers are right but for as many as its seed says."""
+
+        def __init__(self, profile):
+            self.profile = profile
+
+        def require(self, *names):
+            required.append((self.profile.name, self.profile.seed, set(names)))
+
+        def path(self, name):
+            wrong = np.arange(len(labels)) < self.profile.seed - 40
+            logits = np.eye(2)[np.where(wrong, 1 - labels, labels)]
+            names = ("teacher", "gold", "augmented", "student_int8", "student_int8_fast")
+            np.savez(tmp_path / "p.npz", **dict.fromkeys(names, logits))
+            return tmp_path / "p.npz"
+
+    monkeypatch.setattr(report, "Artifacts", Run)
+    monkeypatch.setattr("helpers.data.load_data", lambda settings: {"test": {"label": labels}})
+    collected = report.collect_seeds(load_profile("laptop"), [43, 44])
+    files = {f"predictions_0{step}.npz" for step in (1, 2, 4)}
+    assert required == [
+        ("laptop", 42, files), ("laptop-seed-43", 43, files), ("laptop-seed-44", 44, files)
+    ]  # fmt: skip
+    assert collected["accuracies"]["Teacher"] == pytest.approx([0.98, 0.97, 0.96])
+    table = report.seeds_markdown(collected)
+    assert "| Teacher | 0.9800 | 0.9700 | 0.9600 | 0.9700 | 2.00 |" in table
+
+
+def test_the_readmes_seeds_are_those_that_were_run():
+    seeds = report.read_results(ROOT / "results/seeds.json")
+    assert len(seeds["seeds"]) >= 3 and seeds["seeds"][0] == load_profile("laptop").seed
+    assert report.seeds_markdown(seeds) in (ROOT / "README.md").read_text(encoding="utf-8")
+    reference = report.read_results(ROOT / "results/laptop.json")
+    rated = {row["name"]: row["accuracy"] for row in reference["rows"]}
+    for name, values in seeds["accuracies"].items():
+        matching = rated.get(f"{name}, PyTorch FP32") or rated[name]
+        assert matching["value"] == values[0], name
