@@ -12,8 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
 import pytest
@@ -31,8 +35,12 @@ BLOCKS = [block.strip() for block in FENCED]
 INLINE = re.findall(r"`((?:make|conda|python -m) [^`]*)`", README)
 (BY_HAND,) = (block for block in BLOCKS if "\n" in block)
 COMMANDS = list(dict.fromkeys([block for block in BLOCKS if block != BY_HAND] + INLINE))
-# what only its own test can do: it gathers gigabytes
-ELSEWHERE = {"make wheelhouse": ROOT / "tests/test_wheelhouse.py"}
+# what has a test of its own: it gathers gigabytes, repeats all, or asks the network
+ELSEWHERE = {
+    "make wheelhouse": ROOT / "tests/test_wheelhouse.py",
+    "make seeds": Path(__file__),
+    "make audit": Path(__file__),
+}
 # what a reader would have or put there
 STANDS_FOR = {
     "/path/to/python3.11": sys.executable,
@@ -202,3 +210,93 @@ def test_the_way_without_make_works(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "01_finetune_teacher" in (copy / "artifacts/laptop/ran").read_text()
+
+
+ANSWERS = """\
+import numpy as np
+from helpers.artifacts import RECIPES, Artifacts
+from helpers.data import load_data
+from helpers.profile import load_profile
+
+artifacts = Artifacts(load_profile())
+labels = np.array(load_data(artifacts.profile.data)["test"]["label"])
+wrong = np.arange(len(labels)) < artifacts.profile.seed
+names = "teacher", "gold", "augmented", "student_int8", "student_int8_fast"
+answers = dict.fromkeys(names, np.eye(2)[np.where(wrong, 1 - labels, labels)])
+for name, recipe in RECIPES.items():
+    if recipe.notebook == {name!r}:
+        with artifacts.writing(name) as path:
+            np.savez(path.with_suffix(".npz"), **answers)
+            path.with_suffix(".npz").rename(path)
+            path.with_suffix(".bin").touch()"""
+
+
+@pytest.mark.slow
+def test_make_seeds_fills_the_readmes_table(tmp_path):
+    copy = copy_repository(tmp_path)
+    lend_environments(copy)
+    for path in sorted((copy / "notebooks").glob("0*.ipynb")):
+        cell = new_code_cell(ANSWERS.replace("{name!r}", repr(path.stem)))
+        nbformat.write(new_notebook(cells=[cell]), path)
+    environment = {k: v for k, v in os.environ.items() if k not in ("PROFILE", "SET")}
+    for command in (["python", "-m", "helpers.run", "--to", "04"], ["make", "seeds"]):
+        if command[0] == "python":
+            command[0] = copy / ".venv/bin/python"
+        done = subprocess.run(
+            command, cwd=copy, env=environment | {"PYTHONPATH": str(copy)},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    seeds = json.loads((copy / "results/seeds.json").read_text())
+    assert seeds["seeds"] == [42, 43, 44]
+    first, second, third = seeds["accuracies"]["Teacher"]
+    assert first - second == pytest.approx(second - third) and first > third
+    assert f"| Teacher | {first:.4f} | {second:.4f} | {third:.4f} |" in (
+        copy / "README.md"
+    ).read_text(encoding="utf-8")
+
+
+class Advisories(BaseHTTPRequestHandler):
+    """A double of the database that is asked: what it finds, by package."""
+
+    findings: ClassVar[dict[str, str]] = {}
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        found = self.findings.get(name := asked["package"]["name"])
+        affected = {
+            "package": {"name": name, "ecosystem": "PyPI"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}],
+        }
+        entry = {"id": found, "summary": found, "details": found, "affected": [affected]}
+        answer = json.dumps({"vulns": [entry]} if found else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+@pytest.mark.slow
+def test_make_audit_leaves_out_what_is_accepted(monkeypatch):
+    (accepted, *_) = re.findall(
+        r"^\| (CVE\S+) \|", (ROOT / "SECURITY.md").read_text(), re.MULTILINE
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Advisories)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PIP_AUDIT_VULNERABILITY_SERVICE", "osv")
+    monkeypatch.setenv("PIP_AUDIT_OSV_URL", f"http://127.0.0.1:{server.server_port}/v1/query")
+    audit = partial(subprocess.run, ["make", "audit"], cwd=ROOT, capture_output=True, text=True)
+    try:
+        Advisories.findings = {"onnx": accepted}
+        done = audit()
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "1 ignored" in done.stderr or "ignored 1" in done.stderr
+        Advisories.findings = {"onnx": accepted, "tqdm": "CVE-1999-0001"}
+        done = audit()
+        assert done.returncode != 0 and "CVE-1999-0001" in done.stdout
+        assert accepted not in done.stdout
+    finally:
+        server.shutdown()
