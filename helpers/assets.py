@@ -221,7 +221,7 @@ def fetch_profile_assets(profile: Profile, *sections: str) -> None:
             locate(reference)
         except AssetError as error:
             raise AssetError(
-                f'{error}. To use a copy of your own: SET="{setting}=/path/to/it"'
+                f'{str(error).rstrip(".")}. To use a copy of your own: SET="{setting}=/path/to/it"'
             ) from error
         print(f"{reference}: ready")
 
