@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -98,11 +99,9 @@ def _load_onnxruntime(source: Path, threads: int) -> LoadedModel:
 def _load_openvino(
     source: Path, threads: int, hint: str = "f32", buckets: Sequence[int] = ()
 ) -> LoadedModel:
-    import openvino
-
     if hint == "bf16" and not has_bf16("cpu"):
         raise RuntimeError("this CPU has no BF16 instructions")
-    core = openvino.Core()
+    core = _openvino_core()
     model = core.read_model(str(source))
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -127,6 +126,14 @@ def _load_openvino(
         return request.infer(feed, share_inputs=True)[0]
 
     return LoadedModel(run, _openvino_threads(compiled))
+
+
+@cache
+def _openvino_core():
+    """One for the whole process, as its makers advise: models come and go under it."""
+    import openvino
+
+    return openvino.Core()
 
 
 def _openvino_threads(*compiled) -> int:
