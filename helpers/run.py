@@ -44,7 +44,7 @@ from helpers.report import (
 )
 
 NOTEBOOKS = ROOT / "notebooks"
-_PATIENCE_S = 10  # with a cell that was interrupted
+_PATIENCE_S = 20  # with a cell that was interrupted
 _STEPS = TypeAdapter(dict[str, dict[str, float]])  # `steps.json`
 
 
@@ -78,8 +78,7 @@ class LoggingClient(NotebookClient):
                 done.result()
             except KeyboardInterrupt:
                 self.stopped.set()
-                interrupt = self.km.interrupt_kernel  # twice: a busy kernel may lose the first
-                for stop in (interrupt, interrupt, partial(self.km.shutdown_kernel, now=True)):
+                for stop in (self.km.interrupt_kernel, partial(self.km.shutdown_kernel, now=True)):
                     with contextlib.suppress(RuntimeError):  # there is no kernel yet, or no more
                         asyncio.run(stop())
                     if wait([done], timeout=_PATIENCE_S).done:

@@ -174,7 +174,7 @@ with artifacts.writing("teacher") as half:
     while not (project / "notebooks/started").exists() and running.poll() is None:
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=30)
     assert running.returncode == 130, errors
     assert "interrupted in 01_a.ipynb; to resume: make run PROFILE=smoke FROM=01" in errors
     artifacts = project / "artifacts/smoke"
