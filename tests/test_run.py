@@ -140,7 +140,8 @@ def test_a_narrow_terminal_cuts_the_cell_alone():
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from pathlib import Path
 from helpers import run
 run.ROOT = Path(sys.argv[1])
