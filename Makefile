@@ -8,6 +8,7 @@ SEEDS ?= 43 44
 
 BIN := .venv/bin
 READY := .venv/.ready
+RESOLVE := $(BIN)/uv pip compile --quiet --upgrade pyproject.toml --output-file requirements.lock
 FITS := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
 # pip, Jupyter and the caches want a home; where there is none that can be written, as for a
@@ -84,7 +85,7 @@ readme: $(READY) ## render the README's tables and picture from results/
 	@$(BIN)/python -m helpers.report
 
 lock: $(READY) ## resolve requirements.txt anew into requirements.lock
-	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --output-file requirements.lock
+	$(RESOLVE)
 
 newest: $(READY) ## lift each pin that is not held back to the newest that resolves, and lock them
 	sed -E '/^# held back/,/^$$/! s/==/>=/' requirements.txt > .venv/wanted.txt
@@ -94,7 +95,7 @@ newest: $(READY) ## lift each pin that is not held back to the newest that resol
 		/^[a-z]/ && $$1 in found { $$0 = $$1 "==" found[$$1] } 1' \
 		.venv/found.txt requirements.txt > .venv/lifted.txt
 	mv .venv/lifted.txt requirements.txt
-	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --output-file requirements.lock
+	$(RESOLVE)
 
 audit: $(READY) ## look for known vulnerabilities in what is installed; SECURITY.md lists the accepted
 	$(BIN)/uv tool run pip-audit==2.10.1 --skip-editable \

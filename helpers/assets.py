@@ -98,16 +98,16 @@ def fetch_asset(name: str, *, asset: Asset | None = None, cache: Path | None = N
     cache = cache or cache_folder()
     try:
         folder = _folder(name, asset, cache)
-        return folder if _fault(folder, asset) is None else _fetch_into(cache, name, asset)
+        return folder if _fault(folder, asset) is None else _fetch_into(folder, name, asset)
     except OSError as error:
         raise AssetError(
             f"{name}: {cache} cannot be used: {error}. {CACHE_VARIABLE} names another folder."
         ) from error
 
 
-def _fetch_into(cache: Path, name: str, asset: Asset) -> Path:
+def _fetch_into(folder: Path, name: str, asset: Asset) -> Path:
+    cache = folder.parent
     cache.mkdir(parents=True, exist_ok=True)
-    folder = _folder(name, asset, cache)
     with FileLock(cache / f"{name}.lock"):
         if _fault(folder, asset) is None:
             return folder

@@ -86,7 +86,7 @@ class LoggingClient(NotebookClient):
                 raise
 
 
-def numbered_notebooks(first: str = "01", last: str = "99") -> list[Path]:
+def numbered_notebooks(first: str = "01", last: str | None = None) -> list[Path]:
     """The notebooks in order, from the step `first` (two digits) to `last`; the main job is 01 on.
 
     Raises:
@@ -94,9 +94,10 @@ def numbered_notebooks(first: str = "01", last: str = "99") -> list[Path]:
     """
     notebooks = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     known = [path.name[:2] for path in notebooks]
-    for number in (first, last):
-        if number not in (*known, "99"):
+    for number in filter(None, (first, last)):
+        if number not in known:
             raise ValueError(f"no notebook is numbered {number!r}; known: {', '.join(known)}")
+    last = last or known[-1]
     if last < first:
         raise ValueError(f"{last} comes before {first}")
     return [path for path in notebooks if first <= path.name[:2] <= last]
@@ -207,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
-    parser.add_argument("--to", dest="last", default="99", metavar="NN", help="last step")
+    parser.add_argument("--to", dest="last", metavar="NN", help="last step")
     parser.add_argument("--only", metavar="NN", help="one step alone")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="to train in")
     parser.add_argument(
@@ -266,7 +267,7 @@ def _run(notebooks: list[Path], artifacts: Artifacts, chosen: argparse.Namespace
         return _explain(error, at, profile, log_path)
     except KeyboardInterrupt:
         return _explain(None, at, profile, log_path)
-    if chosen.only or chosen.last != "99":
+    if chosen.only or chosen.last:
         if chosen.refresh:
             refresh_notebooks(executed, steps)
         for copy in executed:
