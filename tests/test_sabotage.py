@@ -11,7 +11,7 @@ from nbclient.exceptions import CellExecutionError
 from helpers import run
 from helpers.artifacts import Artifacts
 from helpers.profile import ROOT, load_profile
-from tests.test_own_data import OF_THE_DATA, SMALL, write_reviews
+from tests.test_own_data import OF_THE_DATA, SMALL, failed_checks, write_reviews
 
 pytestmark = pytest.mark.slow
 
@@ -69,13 +69,6 @@ def broken(name: str, old: str, new: str, folder) -> list[str]:
         folder / "broken.ipynb", folder / "done.ipynb", log=io.StringIO(), announce=lambda *_: None
     )
     return failed_checks(folder / "done.ipynb")
-
-
-def failed_checks(path) -> list[str]:
-    cells = nbformat.read(path, as_version=4).cells
-    (checks,) = (c for c in cells if "nbval-check-output" in c.metadata.get("tags", []))
-    lines = [line.rpartition(": ") for line in checks.outputs[0].text.splitlines()]
-    return [check for check, _, outcome in lines if outcome != "True"]
 
 
 def test_a_sound_run_has_no_failed_check_but_those_of_its_data(trial):
