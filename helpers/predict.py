@@ -72,9 +72,16 @@ class Classifier:
         self.threads = self._model.threads
 
     def probabilities(self, sentences: list[str]) -> np.ndarray:
-        """Class probabilities, float64 of shape (sentences, classes)."""
+        """Class probabilities, float64 of shape (sentences, classes).
+
+        Raises:
+            PredictError: the runtime's answer is no number, so that no label follows from it.
+        """
         rows = [self._encode(sentence)[0][0] for sentence in sentences]
-        return softmax(self._model.run(*pad_rows(rows)).astype(np.float64), axis=1)
+        logits = self._model.run(*pad_rows(rows))
+        if not np.isfinite(logits).all():
+            raise PredictError("the runtime answered with something that is no number")
+        return softmax(logits.astype(np.float64), axis=1)
 
     def classify(self, sentences: Iterable[str]) -> Iterator[tuple[str, float]]:
         """Yield (label, probability) for each sentence, in order.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ class LoadedModel:
     """A model ready to run.
 
     `run(input_ids, attention_mask)` takes int64 arrays of shape (batch, length) and returns
-    float32 logits (batch, classes); `threads` is what the runtime itself reports.
+    float32 logits (batch, classes), from any thread; `threads` is what the runtime itself reports.
     """
 
     run: Run
@@ -117,7 +118,8 @@ def _load_openvino(
 
     if buckets:
         by_length = {length: compile_for(length) for length in sorted(buckets)}
-        return LoadedModel(_run_in_buckets(by_length), _openvino_threads(*by_length.values()))
+        run = _one_at_a_time(_run_in_buckets(by_length))
+        return LoadedModel(run, _openvino_threads(*by_length.values()))
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
 
@@ -125,7 +127,18 @@ def _load_openvino(
         feed = {"input_ids": input_ids, "attention_mask": attention_mask}
         return request.infer(feed, share_inputs=True)[0]
 
-    return LoadedModel(run, _openvino_threads(compiled))
+    return LoadedModel(_one_at_a_time(run), _openvino_threads(compiled))
+
+
+def _one_at_a_time(run: Run) -> Run:
+    """Let one thread after another into a request, which holds the inputs and outputs of one."""
+    lock = Lock()
+
+    def run_alone(input_ids, attention_mask):
+        with lock:
+            return run(input_ids, attention_mask)
+
+    return run_alone
 
 
 @cache

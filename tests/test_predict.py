@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ import pytest
 
 from helpers.predict import Classifier, PredictError
 from helpers.quantization import save_openvino
+from helpers.runtimes import LoadedModel
 from tests.conftest import SENTENCES
 
 ODD = [
@@ -120,6 +122,27 @@ def test_length_buckets_answer_as_the_plain_path_does(tiny_openvino, tiny_folder
     expected = list(plain.classify(sentences))
     assert [label for label, _ in together] == [label for label, _ in expected]
     np.testing.assert_allclose([p for _, p in together], [p for _, p in expected], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["tiny_folder", "tiny_onnx", "tiny_openvino"])
+def test_threads_get_the_answers_to_their_own_sentences(name, request):
+    classifier = Classifier(request.getfixturevalue(name), threads=1)
+    expected = {sentence: classifier.probabilities([sentence]) for sentence in SENTENCES}
+
+    def ask(number):
+        sentence = SENTENCES[number % len(SENTENCES)]
+        return np.abs(classifier.probabilities([sentence]) - expected[sentence]).max()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(ask, range(400))) < 1e-6
+
+
+def test_an_answer_that_is_no_number_is_refused(tiny_onnx, monkeypatch):
+    classifier = Classifier(tiny_onnx)
+    broken = LoadedModel(lambda ids, mask: np.full((len(ids), 2), np.nan, np.float32), 1)
+    monkeypatch.setattr(classifier, "_model", broken)
+    with pytest.raises(PredictError, match="no number"):
+        list(classifier.classify(["a film"]))
 
 
 def test_an_openvino_model_without_notes_is_refused(tiny_onnx, tmp_path):
