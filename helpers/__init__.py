@@ -1,1 +1,125 @@
-"""The plumbing under the notebooks: the lesson stays in `notebooks/`, the rest lives here."""
+"""What the notebooks share. A notebook begins with `lesson = start("03", needs=["02"], makes=[...])`.
+
+The modules of this folder are what lessons import; `helpers.bench` measures latencies;
+`helpers.tutorial` runs the tutorial itself, and only this file opens it to a notebook.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from matplotlib.figure import Figure
+
+
+class Lesson:
+    """One notebook at work: its profile, its data, what it reads, and where its results go."""
+
+    def __init__(self, step):
+        self._step = step
+        self.profile = step.profile
+
+    def data(self, *, labels: int | None = None, seed: int = 0) -> "DatasetDict":
+        """The sentences: splits `labelled`, `unlabelled`, `dev` and `test`, see `load_data`."""
+        from helpers.data import load_data
+
+        settings = self.profile.data
+        train = self.locate(settings.train) if settings.train else None
+        return load_data(
+            self.locate(settings.source), settings, train=train, labels=labels, seed=seed
+        )
+
+    def locate(self, reference: str) -> Path:
+        """The file or folder that a reference of the profile stands for, fetched if need be."""
+        from helpers.tutorial.sources import locate
+
+        return locate(reference)
+
+    def path(self, name: str) -> Path:
+        """Where a result called `name` lies."""
+        return self._step.folder / name
+
+    def saving(self, name: str) -> AbstractContextManager[Path]:
+        """Give a path to write a result to; on success it takes its place as a whole."""
+        return self._step.saving(name)
+
+    def resumable(self, name: str) -> Path:
+        """A folder for what lets a killed training go on; another after a change of anything."""
+        return self._step.resumable(name)
+
+    def show(self, figure: "Figure", name: str) -> None:
+        """Show a figure with its alt text, and keep it as SVG and PNG in `figures/`."""
+        from helpers.plots import show
+
+        show(figure, self.path("figures") / f"{self._step.number}_{name}")
+
+    def source(self, *objects) -> None:
+        """Show the source code of functions and classes of the helpers."""
+        import inspect
+
+        from IPython.display import Markdown, display
+
+        for shown in objects:
+            display(Markdown(f"```python\n{inspect.getsource(shown)}```"))
+
+    @cached_property
+    def example(self) -> str:
+        """The sentence that runs through all notebooks: the first of dev."""
+        return self.data()["dev"][0]["sentence"]
+
+    def add_point(
+        self, name: str, *, accuracy: float, milliseconds: float, megabytes: float
+    ) -> None:
+        """Add a model to the picture that grows from notebook to notebook, and show it.
+
+        `accuracy` is a share of 1 on the test sentences, `milliseconds` a quick look at one
+        sentence, `megabytes` the size on disk.
+        """
+        from helpers.plots import plot_story
+
+        path = self.path("story.json")
+        points = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        points = [p for p in points if p["step"] <= self._step.number and p["name"] != name]
+        points.append(
+            {
+                "step": self._step.number,
+                "name": name,
+                "accuracy": accuracy,
+                "milliseconds": milliseconds,
+                "megabytes": megabytes,
+            }
+        )
+        path.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
+        self.show(plot_story(points), "story")
+
+
+def start(
+    number: str, *, needs: Sequence[str] = (), makes: Sequence[str] = (), profile: str = ""
+) -> Lesson:
+    """Begin the notebook `number`: load its profile, check what it reads, print the environment.
+
+    `needs` are the numbers of the notebooks whose results it reads, `makes` the names of its own.
+    The profile is the one named here, or else by the environment variable PROFILE.
+
+    Raises:
+        ProfileError: the profile does not exist or is not valid.
+        StepError: a result of an earlier notebook is missing, damaged or no longer fits; the
+            message has the command that mends it.
+    """
+    from helpers.environment import print_environment
+    from helpers.tutorial.profile import load_profile
+    from helpers.tutorial.steps import Step, StepError
+
+    step = Step(number, load_profile(profile))
+    if (sorted(step.needs), sorted(step.makes)) != (sorted(needs), sorted(makes)):
+        raise StepError(f"{step.notebook.name} on the disk says otherwise: save it first")
+    for earlier in step.before():
+        if fault := earlier.fault():
+            raise StepError(fault)
+    step.folder.mkdir(parents=True, exist_ok=True)
+    print_environment(step.profile)
+    return Lesson(step)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from helpers.data import MASK
-from helpers.profile import Augmentation, Generation
+from helpers.tutorial.profile import Augmentation, Generation
 
 _TOKEN = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
 

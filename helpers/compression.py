@@ -11,8 +11,8 @@ from neural_compressor.training import CompressionManager, prepare_compression
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from helpers.onnx_models import export_onnx
-from helpers.profile import Training
+from helpers.export import export_onnx
+from helpers.tutorial.profile import Training
 from helpers.quantization import quiet
 from helpers.training import SeededTrainer, train_model, without_autocast
 

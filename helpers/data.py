@@ -23,8 +23,8 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from helpers.assets import cache_folder, locate
-from helpers.profile import Data
+from helpers.tutorial.sources import cache_folder, locate
+from helpers.tutorial.profile import Data
 
 if TYPE_CHECKING:  # it takes seconds to import
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import cpuinfo
 import psutil
 
-from helpers.profile import ROOT, Profile
+from helpers.tutorial.profile import ROOT, Profile
 
 # x86 and Arm instruction sets that decide how fast matrix products are
 _TELLING = (

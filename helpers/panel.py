@@ -12,7 +12,7 @@ from html import escape
 
 import ipywidgets as widgets
 
-from helpers.predict import Classifier, PredictError, occlusion
+from helpers.classify import Classifier, PredictError, occlusion
 
 CALLS = 5
 SAME_GESTURE = 0.3  # seconds
@@ -33,7 +33,7 @@ _STYLE = """<style>
 
 @dataclass(frozen=True)
 class Answer:
-    """One model's answer to a sentence; `effects` are those of `helpers.predict.occlusion`."""
+    """One model's answer to a sentence; `effects` are those of `helpers.classify.occlusion`."""
 
     name: str
     label: str

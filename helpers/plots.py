@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from helpers.benchmark import Speedup
+from helpers.bench.rounds import Speedup
 from helpers.metrics import Accuracy
 
 mpl.style.use(Path(__file__).with_name("tutorial.mplstyle"))

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 from transformers import AutoModel, BertModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.profile import Architecture
+from helpers.tutorial.profile import Architecture
 from helpers.training import FROM_FOLDER, bert_config, collect_rows, dropout_rates
 
 _SPECIAL = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")

@@ -24,7 +24,7 @@ from onnxruntime.quantization import (
 )
 
 from helpers.environment import physical_cores
-from helpers.predict import NOTES
+from helpers.classify import NOTES
 from helpers.runtimes import load_model
 from helpers.training import collect_rows
 

@@ -33,7 +33,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from helpers.data import LABELS
 from helpers.environment import has_bf16
-from helpers.profile import Architecture, Training
+from helpers.tutorial.profile import Architecture, Training
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()

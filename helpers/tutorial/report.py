@@ -1,6 +1,6 @@
 """What a run leaves to read: the HTML report, the results as text, the committed reference run.
 
-`python -m helpers.report` renders the README's tables and picture anew from the reference run, and
+`python -m helpers.tutorial.report` renders the README's tables and picture anew from the reference run, and
 with `--seeds 43 44` gathers the accuracies of runs with those seeds first.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 
-from helpers.artifacts import Artifacts, write_whole
-from helpers.profile import DEFAULT, ROOT, Profile, load_profile
+from helpers.tutorial.artifacts import Artifacts, write_whole
+from helpers.tutorial.profile import DEFAULT, ROOT, Profile, load_profile
 
 RESULTS = ("<!-- results: begin -->", "<!-- results: end -->")
 NOTEBOOKS = ("<!-- notebooks: begin -->", "<!-- notebooks: end -->")
@@ -379,7 +379,7 @@ def render_readme(*, root: Path = ROOT) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.tutorial.report", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="gather these runs")
     chosen = parser.parse_args()
     if chosen.seeds:

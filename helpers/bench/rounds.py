@@ -23,10 +23,10 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from helpers.engine import EngineError, EngineProcess
-from helpers.engine_worker import time_turn
+from helpers.bench.engine import EngineError, EngineProcess
+from helpers.bench.engine_worker import time_turn
 from helpers.environment import git_commit, physical_cores
-from helpers.profile import Architecture, Benchmark
+from helpers.tutorial.profile import Architecture, Benchmark
 from helpers.runtimes import load_model, load_text_encoder, pad_rows
 
 OWN_LENGTHS = "own"

@@ -1,10 +1,10 @@
 """Run the numbered notebooks in order, showing progress; then write one HTML report.
 
-python -m helpers.run            every notebook, in the profile that PROFILE names
-python -m helpers.run --from 03  from that step on; --to 04: no further than that one
-python -m helpers.run --only 00  one notebook alone, such as the optional 00
-python -m helpers.run --processes 4  train and label in so many processes (several GPUs, or CPUs)
-python -m helpers.run --refresh  also store the executed copies as the committed notebooks
+python -m helpers.tutorial.run            every notebook, in the profile that PROFILE names
+python -m helpers.tutorial.run --from 03  from that step on; --to 04: no further than that one
+python -m helpers.tutorial.run --only 00  one notebook alone, such as the optional 00
+python -m helpers.tutorial.run --processes 4  train and label in so many processes (several GPUs, or CPUs)
+python -m helpers.tutorial.run --refresh  also store the executed copies as the committed notebooks
 """
 
 import argparse
@@ -29,11 +29,11 @@ from nbconvert import PythonExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 from pydantic import TypeAdapter
 
-from helpers.artifacts import Artifacts, make_command, write_whole
-from helpers.assets import AssetError, fetch_profile_assets
-from helpers.profile import MAIN_JOB, ROOT, Profile, ProfileError, load_profile
-from helpers.progress import Progress
-from helpers.report import (
+from helpers.tutorial.artifacts import Artifacts, make_command, write_whole
+from helpers.tutorial.sources import AssetError, fetch_profile_assets
+from helpers.tutorial.profile import MAIN_JOB, ROOT, Profile, ProfileError, load_profile
+from helpers.tutorial.progress import Progress
+from helpers.tutorial.report import (
     read_results,
     reference_steps,
     refresh_notebooks,
@@ -205,7 +205,7 @@ class PeakMemory(threading.Thread):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.tutorial.run", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--from", dest="first", default="01", metavar="NN", help="first step")
     parser.add_argument("--to", dest="last", metavar="NN", help="last step")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VARIABLE, CHANGES_VARIABLE = "PROFILE", "SET"
 DEFAULT = "laptop"
 
@@ -24,11 +24,9 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 
 # What a run takes from outside: an asset's name, a place on the hub, or a path; "" for nothing.
-# `helpers.assets.locate` turns one into a folder or file, so any of them can be replaced by SET.
+# `helpers.tutorial.sources.locate` turns one into a folder or file, so SET can replace any of them.
 _FROM_OUTSIDE = object()
 Reference = Annotated[str, _FROM_OUTSIDE]
-
-MAIN_JOB = ("data", "teacher", "student", "transfer", "generation")  # what notebooks 01 on take
 
 
 class ProfileError(ValueError):
@@ -97,14 +95,16 @@ class Training(_Section):
 
 
 class Data(_Section):
-    """Where the labelled sentences come from and how they are split; a limit of 0 takes all.
+    """Where the sentences come from and how they are split; a limit of 0 takes all.
 
     Splits that the source brings are kept; the shares are of those it lacks. `train` may name
-    another source for the training sentences alone.
+    another source for the training sentences alone. Of these, `labels` keep their label; the
+    others are the unlabelled text that only a teacher can make use of.
     """
 
     source: Reference
     train: Reference = ""
+    labels: Count
     min_rating: Annotated[float, Field(ge=0, le=4)]
     test_share: Share
     dev_share: Share
@@ -136,33 +136,21 @@ class Teacher(_Section):
 
 
 class Student(_Section):
-    """The small model, and the hyperparameters of each rung of the accuracy ladder.
-
-    `rungs` are those that are climbed; the last two of them learn from the teacher.
-    """
+    """The small model: trained on the gold labels, and on the teacher's scores."""
 
     name: str
     checkpoint: Reference
     architecture: Architecture
-    rungs: list[Literal["scratch", "gold", "distil", "distil_augmented"]]
-    scratch: Training
     gold: Training
     distil: Training
-    distil_augmented: Training
-
-    @model_validator(mode="after")
-    def _the_benchmark_has_its_rows(self):
-        if not {"gold", "distil_augmented"} <= set(self.rungs):
-            raise ValueError("rungs must hold gold and distil_augmented: they are benchmarked")
-        return self
 
 
 class Transfer(_Section):
-    """What the student is distilled on besides the training sentences and their augmentation.
+    """Sentences to distil on besides the training sentences.
 
-    `source` names more sentences, at most `sentences` of them (0 takes all). Its scores are the
-    teacher's of this run, or those "stored" with it. `training_sentences` says whether the set
-    holds the training sentences too.
+    `source` names them, at most `sentences` are taken (0 takes all). Their scores are this run's
+    teacher's, or those "stored" with them. `training_sentences` says whether the set holds the
+    training sentences too.
     """
 
     source: Reference
@@ -171,11 +159,21 @@ class Transfer(_Section):
     training_sentences: bool
 
 
+class Augmentation(_Section):
+    """Perturbed copies of sentences, after Tang et al. 2019."""
+
+    copies: Count
+    mask_probability: Share
+    pos_probability: Share
+    ngram_probability: Share
+    longest_ngram: Positive
+
+
 class Generation(_Section):
     """Sentences that a causal language model writes after labelled examples; "" for none.
 
-    Each prompt shows `examples` training sentences of one label; `temperature` and `top_p` are of
-    the sampling. A sentence is kept where the teacher gives that label a probability of at least
+    Each prompt shows `examples` labelled sentences of one class; `temperature` and `top_p` are of
+    the sampling. A sentence is kept where the teacher gives its class a probability of at least
     `confidence`.
     """
 
@@ -188,8 +186,17 @@ class Generation(_Section):
     confidence: Annotated[float, Field(ge=0, lt=1)]
 
 
+class Distillation(_Section):
+    """The curves of "distillation in depth": each budget of labels is drawn `draws` times."""
+
+    budgets: Annotated[list[Positive], Field(min_length=1)]
+    draws: Positive
+    augmentation: Augmentation
+    generation: Generation
+
+
 class Pretraining(_Section):
-    """Task-agnostic distillation of an encoder (notebook 00, optional).
+    """Task-agnostic distillation of an encoder (optional).
 
     `text` is a file of unlabelled sentences, one a line, plain or compressed; where it is empty
     the training sentences are read without their labels. Layers count from 1 and pair up in
@@ -213,16 +220,6 @@ class Pretraining(_Section):
         return self
 
 
-class Augmentation(_Section):
-    """Text augmentation after Tang et al. 2019."""
-
-    copies: Count
-    mask_probability: Share
-    pos_probability: Share
-    ngram_probability: Share
-    longest_ngram: Positive
-
-
 class Quantization(_Section):
     """Post-training quantization; `max_accuracy_loss` is relative, on the dev sentences.
 
@@ -237,7 +234,7 @@ class Quantization(_Section):
 
 
 class Compression(_Section):
-    """Pruning and quantization-aware training of the student (notebook 06).
+    """Pruning and quantization-aware training of the student (optional).
 
     Everything is repeated with `seeds` seeds, on at most `sentences` of the transfer set (0 takes
     all), quantization-aware training on `aware_sentences` of them. `weights`, `heads` and `neurons`
@@ -294,8 +291,7 @@ class Profile(_Section):
     teacher: Teacher
     student: Student
     transfer: Transfer
-    generation: Generation
-    augmentation: Augmentation
+    distillation: Distillation
     quantization: Quantization
     compression: Compression
     benchmark: Benchmark
@@ -313,8 +309,8 @@ def known_profiles(folder: Path = ROOT / "profiles") -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def load_profile(name: str | None = None, *, folder: Path = ROOT / "profiles") -> Profile:
-    """Load the profile called `name`, or the one the environment variable PROFILE names.
+def load_profile(name: str = "", *, folder: Path = ROOT / "profiles") -> Profile:
+    """Load the profile called `name`, or else the one the environment variable PROFILE names.
 
     Raises:
         ProfileError: the name is unknown (the message lists the known ones), or the file or the
@@ -330,7 +326,9 @@ def load_profile(name: str | None = None, *, folder: Path = ROOT / "profiles") -
         wrong = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
         )
-        source = f"profiles/{name}.toml" + (f" with {CHANGES_VARIABLE}={changes!r}" * bool(changes))
+        source = f"profiles/{name}.toml"
+        if changes:
+            source += f" with {CHANGES_VARIABLE}={changes!r}"
         raise ProfileError(f"{source}: {wrong}") from None
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from helpers.benchmark import keep_to_cores
-from helpers.profile import Architecture
+from helpers.bench.rounds import keep_to_cores
+from helpers.tutorial.profile import Architecture
 
 _WIDTH, _DEPTH, _TRIES = 1024, 8, 12
 

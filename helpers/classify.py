@@ -1,6 +1,6 @@
 """Classify sentences with a model from the artefacts.
 
-    python -m helpers.predict --model artifacts/laptop/student_int8.onnx < sentences.txt
+    python -m helpers.classify --model artifacts/laptop/student_int8.onnx < sentences.txt
 
 reads UTF-8, one sentence a line, and prints one line for each, in order: the label, a tab and the
 probability of the positive class, or where there are more than two, of that label. An empty line
@@ -180,7 +180,7 @@ def read_lines(stream) -> Iterator[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status, 2 for a model or input that fails."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.predict", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.classify", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", required=True, type=Path, help="a folder, an .onnx or an .xml")
     chosen = parser.parse_args(arguments)

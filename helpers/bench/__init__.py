@@ -1,0 +1,1 @@
+"""Latency on the CPU: interleaved rounds, statistics, the floor, the reference engine."""

@@ -1,0 +1,1 @@
+"""How the tutorial runs: profiles, where data and weights come from, steps, runner, report."""
