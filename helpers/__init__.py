@@ -1,4 +1,4 @@
-"""What the notebooks share. A notebook begins with `lesson = start("03", needs=["02"], makes=[...])`.
+"""What the notebooks share. One begins with `lesson = start("03", needs=["02"], makes=[...])`.
 
 The modules of this folder are what lessons import; `helpers.bench` measures latencies;
 `helpers.tutorial` runs the tutorial itself, and only this file opens it to a notebook.
@@ -37,7 +37,8 @@ class Lesson:
         """The file or folder that a reference of the profile stands for, fetched if need be."""
         from helpers.tutorial.sources import locate
 
-        return locate(reference)
+        settings = {value: name for name, value in self.profile.references().items()}
+        return locate(reference, setting=settings.get(reference, ""))
 
     def path(self, name: str) -> Path:
         """Where a result called `name` lies."""
@@ -80,6 +81,7 @@ class Lesson:
         sentence, `megabytes` the size on disk.
         """
         from helpers.plots import plot_story
+        from helpers.tutorial.steps import write_whole
 
         path = self.path("story.json")
         points = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
@@ -93,7 +95,7 @@ class Lesson:
                 "megabytes": megabytes,
             }
         )
-        path.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(points, indent=1) + "\n")
         self.show(plot_story(points), "story")
 
 
@@ -109,17 +111,20 @@ def start(
         ProfileError: the profile does not exist or is not valid.
         StepError: a result of an earlier notebook is missing, damaged or no longer fits; the
             message has the command that mends it.
+        SourceError: data or weights cannot be had; the message says what to do.
     """
     from helpers.environment import print_environment
     from helpers.tutorial.profile import load_profile
+    from helpers.tutorial.sources import fetch
     from helpers.tutorial.steps import Step, StepError
 
     step = Step(number, load_profile(profile))
     if (sorted(step.needs), sorted(step.makes)) != (sorted(needs), sorted(makes)):
         raise StepError(f"{step.notebook.name} on the disk says otherwise: save it first")
-    for earlier in step.before():
+    for earlier in step.before:
         if fault := earlier.fault():
             raise StepError(fault)
-    step.folder.mkdir(parents=True, exist_ok=True)
+    fetch(step.profile, *step.sections)
+    step.begin()
     print_environment(step.profile)
     return Lesson(step)

@@ -1,33 +1,36 @@
 """Steps: what each notebook is made from, and whether what it left behind still fits.
 
-A step is a notebook. Its stamp is a digest of all that decides its results: the settings it reads,
-the helper modules it imports, its own cells, the versions of the packages, what the settings'
-references stand for, and the stamps of the steps whose results it reads. What a step makes lies in
-`artifacts/<profile>/`; `steps/<number>.json` beside it records under which stamp, and the SHA-256
-of each result. A step is fresh while its stamp is the same and its results are as they were
-written. Cells tagged `look` or `solution`, which only show, are no part of the stamp.
+A step is a notebook. Its stamp says all that decides its results: the settings it reads, the helper
+modules it imports, its own cells, the versions of the packages, what the settings' references stand
+for, and the results of the steps it reads. What a step makes lies in `artifacts/<profile>/`;
+`steps/<number>.json` beside it records under which stamp, and the SHA-256 of each result. A step is
+fresh while its stamp is the same and its results are as they were written. Cells tagged `look`
+only show, and are no part of the stamp.
 """
 
 import ast
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
-import nbformat
 from filelock import FileLock
 
 from helpers.tutorial.profile import DEFAULT, ROOT, Profile
-from helpers.tutorial.sources import digest, identify, sha256
+from helpers.tutorial.sources import identify, sha256
 
 NOTEBOOKS = ROOT / "notebooks"
+LAST_OF_MAIN = "05"  # `make run` ends with it; `make deeper` goes on
 SHOWING = {"look", "solution"}  # tags of cells that decide no result
-_ALWAYS_READ = ("seed", "max_length", "data")
+_ALWAYS_READ = {"seed", "max_length", "data"}
+_SAYS_NO_SETTING = {"name", "description", "base", "changes"}
 _SHOWING_MODULES = {"helpers", "helpers.environment", "helpers.plots", "helpers.panel"}
 _PACKAGES = (
     "datasets",
@@ -37,6 +40,7 @@ _PACKAGES = (
     "onnx",
     "onnxruntime",
     "openvino",
+    "optuna",
     "scikit-learn",
     "torch",
     "transformers",
@@ -53,62 +57,88 @@ def notebook_of(number: str) -> Path:
     Raises:
         ValueError: there is none; the message lists the numbers there are.
     """
-    notebooks = {path.name[:2]: path for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")}
+    notebooks = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
     if number not in notebooks:
-        known = ", ".join(sorted(notebooks))
-        raise ValueError(f"no notebook is numbered {number!r}; known: {known}")
+        raise ValueError(f"no notebook is numbered {number!r}; known: {', '.join(notebooks)}")
     return notebooks[number]
 
 
 class Step:
     """One notebook under one profile.
 
-    What it needs and makes is read off its call of `start`, so that nothing is declared twice.
+    What it needs and makes is read off its call of `start`, so that nothing is declared twice. The
+    stamp is taken once: code that changes while a notebook runs makes its results stale.
     """
 
-    def __init__(self, number: str, profile: Profile, *, root: Path = ROOT / "artifacts"):
+    def __init__(
+        self,
+        number: str,
+        profile: Profile,
+        *,
+        root: Path = ROOT / "artifacts",
+        known: dict[str, "Step"] | None = None,
+    ):
         self.number, self.profile = number, profile
         self.notebook = notebook_of(number)
+        self.name = self.notebook.stem
         self.folder = root / profile.name
-        self._root = root
-        source = _deciding_code(self.notebook)
-        self._tree = ast.parse(source)
+        self._tree = _deciding_code(self.notebook)
         self.needs, self.makes = _declared(self._tree)
+        known = {} if known is None else known  # each step before is built once
+        for needed in set(self.needs) - set(known):
+            known[needed] = Step(needed, profile, root=root, known=known)
+        self.before = [known[needed] for needed in self.needs]
 
-    def before(self) -> list["Step"]:
-        """The steps whose results this one reads."""
-        return [Step(number, self.profile, root=self._root) for number in self.needs]
+    @cached_property
+    def sections(self) -> list[str]:
+        """The settings it reads: fields of `Profile`."""
+        read = _sections_read(self._tree) | _ALWAYS_READ
+        return sorted(read & set(Profile.model_fields) - _SAYS_NO_SETTING)
 
+    def begin(self) -> None:
+        """Make the folder of the results and take the stamp."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _ = self.stamp
+
+    @cached_property
     def stamp(self) -> dict:
         """All that decides the results, part by part."""
-        read = sorted({*_ALWAYS_READ, *_sections_read(self._tree)} & set(Profile.model_fields))
-        references = self.profile.references(*read)
+        references = self.profile.references(*self.sections)
+        settings = self.profile.model_dump(mode="json", include=set(self.sections))
         return {
-            "settings": _hash(self.profile.model_dump(mode="json", include=set(read))),
+            "settings": _hash(settings),
             "sources": {reference: identify(reference) for reference in references.values()},
             "cells": _hash(ast.unparse(self._tree)),
-            "helpers": {name: _code(name) for name in _helpers_read(self._tree)},
-            "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
-            "steps": {step.number: step.digest() for step in self.before()},
+            "helpers": {
+                name: _hash(ast.unparse(_parsed(_module(name))))
+                for name in _helpers_read(self._tree)
+            },
+            "packages": {name: _version(name) for name in _PACKAGES},
+            "steps": {step.number: step.results() for step in self.before},
         }
 
-    def digest(self) -> str:
-        """The stamp as one short number."""
-        return _hash(self.stamp())[:16]
+    def results(self) -> str:
+        """A number for the results as they are recorded: under which stamp, and their sums."""
+        record = self._record()
+        sums = {name: made.get("sha256") for name, made in record["results"].items()}
+        return _hash([record["stamp"], sums])[:16]
 
     def fault(self) -> str | None:
         """Why the results cannot be used, with the command that mends it, or None."""
-        for step in self.before():
+        for step in self.before:
             if fault := step.fault():
                 return fault
         record = self._record()
-        missing = [name for name in self.makes if name not in record["results"]]
-        gone = [name for name in record["results"] if not (self.folder / name).exists()]
-        if missing or gone:
-            what = f"{self._shown((missing + gone)[0])} is missing"
-        elif differs := _difference(record["stamp"], self.stamp()):
-            what = f"{self.notebook.stem} was run with {differs}"
-        elif damaged := [n for n, made in record["results"].items() if not self._as_made(n, made)]:
+        missing = [
+            name
+            for name in self.makes
+            if name not in record["results"] or not (self.folder / name).exists()
+        ]
+        if missing:
+            what = f"{self._shown(missing[0])} is missing"
+        elif differs := _difference(record["stamp"], self.stamp):
+            what = f"{self.name} was run with {differs}"
+        elif damaged := [name for name in self.makes if not self._as_made(name, record)]:
             what = f"{self._shown(damaged[0])} is damaged: it is not what was written"
         else:
             return None
@@ -116,17 +146,38 @@ class Step:
 
     def resumable(self, name: str) -> Path:
         """A folder for what lets a killed run go on; another one after a change of the stamp."""
-        return self.folder / "resume" / f"{self.number}-{name}-{self.digest()}"
+        folder = self.folder / "resume" / f"{self.number}-{name}-{_hash(self.stamp)[:16]}"
+        for other in folder.parent.glob(f"{self.number}-{name}-{16 * '?'}"):
+            if other != folder:  # nothing can go on from it
+                shutil.rmtree(other, ignore_errors=True)
+        return folder
+
+    def forget(self) -> None:
+        """Remove what a killed run would go on from."""
+        for folder in self.folder.glob(f"resume/{self.number}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def saving(self, name: str) -> Iterator[Path]:
         """Give a path to write a result to; on success it takes its place, as a whole.
 
-        Where several processes write the same result, one does after another; what a killed one
-        left half written goes with the next.
+        Where several kernels write the same result, one does after another; what a killed one left
+        half written goes with the next. Where several processes train together, the first alone
+        writes; the others get a path that is thrown away, and wait.
         """
         if name not in self.makes:
             raise ValueError(f"{name} is not among what the notebook says it makes: {self.makes}")
+        if int(os.environ.get("RANK", "0")) > 0:
+            with tempfile.TemporaryDirectory() as nowhere:
+                yield Path(nowhere, name)
+        else:
+            yield from self._saved(name)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
+    def _saved(self, name: str) -> Iterator[Path]:
         aside = self.folder / ".saving" / name
         aside.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(aside.with_name(f"{name}.lock")):
@@ -139,19 +190,22 @@ class Step:
                 shutil.rmtree(aside, ignore_errors=True)
 
     def _keep(self, name: str, aside: Path) -> None:
+        """Move what was written into its place and record it."""
         with FileLock(self.folder / ".saving" / "record.lock"):
-            record, stamp = self._record(), self.stamp()
-            if record["stamp"] != stamp:  # what was made under another stamp is void
-                record = {"stamp": stamp, "results": {}}
+            record = self._record()
+            if record["stamp"] != self.stamp:  # what was made under another stamp is void
+                record = {"stamp": self.stamp, "results": {}}
             record["results"].pop(name, None)
-            self._write(record)
+            self._write(record)  # killed from here on, the result counts as missing
             for made in aside.iterdir():  # an OpenVINO model is two files
                 final = self.folder / made.name
-                if final.is_dir():
+                if final.is_dir() and not final.is_symlink():
                     shutil.rmtree(final)
                 made.replace(final)
             record["results"][name] = self._content(name) | {"sha256": self._sum(name)}
             self._write(record)
+        if set(self.makes) <= set(record["results"]):  # another run begins from the beginning
+            self.forget()
 
     def _files(self, name: str) -> list[Path]:
         path = self.folder / name
@@ -161,29 +215,31 @@ class Step:
 
     def _content(self, name: str) -> dict:
         """Sizes and times of a result's files: unchanged, they spare hashing it again."""
-        try:
-            told = [file.lstat() for file in self._files(name)]
-        except OSError:
-            return {}
-        return {"bytes": [s.st_size for s in told], "mtime_ns": [s.st_mtime_ns for s in told]}
+        found = [file.lstat() for file in self._files(name)]
+        return {"bytes": [s.st_size for s in found], "mtime_ns": [s.st_mtime_ns for s in found]}
 
     def _sum(self, name: str) -> str:
         return "-".join(sha256(file) for file in self._files(name))
 
-    def _as_made(self, name: str, made: dict) -> bool:
-        if any(file.is_symlink() for file in [self.folder / name, *self._files(name)]):
+    def _as_made(self, name: str, record: dict) -> bool:
+        made = record["results"][name]
+        try:
+            if any(file.is_symlink() for file in [self.folder / name, *self._files(name)]):
+                return False
+            content = self._content(name)
+            if content.items() <= made.items():
+                return True
+            return content["bytes"] == made["bytes"] and self._sum(name) == made["sha256"]
+        except (OSError, KeyError):
             return False
-        told = self._content(name)
-        if told == {key: made.get(key) for key in told} and told:
-            return True
-        return told.get("bytes") == made.get("bytes") and self._sum(name) == made.get("sha256")
 
     def _record(self) -> dict:
         path = self.folder / "steps" / f"{self.number}.json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            return {"stamp": dict(record["stamp"]), "results": dict(record["results"])}
-        except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: run it again
+            results = {name: dict(made) for name, made in record["results"].items()}
+            return {"stamp": dict(record["stamp"]), "results": results}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
             return {"stamp": {}, "results": {}}
 
     def _write(self, record: dict) -> None:
@@ -196,13 +252,19 @@ class Step:
 
 
 def run_command(number: str, profile: Profile) -> str:
-    """The command that runs the tutorial from a notebook on, with the same settings."""
-    words = ["make run" if number <= "05" else "make deeper"]
+    """The command that runs the tutorial from a notebook on, with the same settings.
+
+    It is make's where make is at work, and Python's own elsewhere.
+    """
+    target = "run" if number <= LAST_OF_MAIN else "deeper"
+    settings = []
     if profile.base != DEFAULT:
-        words.append(f"PROFILE={profile.base}")
+        settings.append(f"PROFILE={profile.base}")
     if profile.changes:
-        words.append('SET="{}"'.format(profile.changes.replace('"', r"\"")))
-    return " ".join([*words, f"FROM={number}"])
+        settings.append('SET="{}"'.format(profile.changes.replace('"', r"\"")))
+    if "MAKELEVEL" in os.environ:
+        return " ".join(["make", target, *settings, f"FROM={number}"])
+    return " ".join([*settings, f"python -m helpers.tutorial {target} --from {number}"])
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -223,24 +285,29 @@ def _difference(made: dict, now: dict) -> str | None:
         "steps": "other results of the notebooks before it",
     }
     for part, value in now.items():
-        if made.get(part) == value:
+        before = made.get(part) or {}
+        if before == value:
             continue
         if part in said:
             return said[part]
-        before = made.get(part) or {}
-        changed = [name for name in value if before.get(name) != value[name]]
-        return f"another version of {', '.join(changed or before)}"
+        names = [name for name in {**before, **value} if before.get(name) != value.get(name)]
+        return f"another version of {', '.join(names)}"
     return None
 
 
-def _deciding_code(notebook: Path) -> str:
+def _deciding_code(notebook: Path) -> ast.Module:
     """The code of the cells that decide a notebook's results, in order."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    return "\n".join(
-        cell.source
-        for cell in cells
-        if cell.cell_type == "code" and not SHOWING & set(cell.metadata.get("tags", ()))
-    )
+    code = []
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code" or SHOWING & set(cell["metadata"].get("tags", ())):
+            continue
+        source = re.sub(r"^(\s*)[%!]", r"\1#", "".join(cell["source"]), flags=re.MULTILINE)
+        try:
+            ast.parse(source)
+        except SyntaxError:  # it will fail when it runs
+            source = repr(source)
+        code.append(source)
+    return ast.parse("\n".join(code))
 
 
 def _declared(tree: ast.AST) -> tuple[list[str], list[str]]:
@@ -248,32 +315,34 @@ def _declared(tree: ast.AST) -> tuple[list[str], list[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "start":
             given = {word.arg: word.value for word in node.keywords}
-            return tuple(
-                ast.literal_eval(given[name]) if name in given else []
-                for name in ("needs", "makes")
-            )
+            needs, makes = (given.get(name, ast.List([])) for name in ("needs", "makes"))
+            return list(ast.literal_eval(needs)), list(ast.literal_eval(makes))
     return [], []
 
 
 def _sections_read(tree: ast.AST) -> set[str]:
-    """Attributes that are read of anything called `profile`: `lesson.profile.teacher`."""
-    return {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute)
-        and "profile" in (getattr(node.value, "attr", None), getattr(node.value, "id", None))
-    }
+    """Sections of the profile that code reads, as in `lesson.profile.teacher`.
+
+    All of them, where the profile itself is handed on.
+    """
+    read, handed_on, parts = set(), 0, 0
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "attr", None) == "profile":
+            read.add(node.attr)
+            parts += 1
+        handed_on += isinstance(node, ast.Attribute) and node.attr == "profile"
+    return set(Profile.model_fields) if handed_on > parts else read
 
 
 def _helpers_read(tree: ast.AST) -> list[str]:
-    """The helper modules that code imports, and those that they import, but those that only show."""
+    """The helper modules that code imports, and those that they import, except what only shows."""
     found: set[str] = set()
     waiting = _imported_helpers(tree)
     while waiting:
         name = waiting.pop()
         if name not in found | _SHOWING_MODULES and not name.startswith("helpers.tutorial"):
             found.add(name)
-            waiting |= _imported_helpers(ast.parse(_module(name).read_text(encoding="utf-8")))
+            waiting |= _imported_helpers(_parsed(_module(name)))
     return sorted(found)
 
 
@@ -292,16 +361,24 @@ def _module(name: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-@cache
-def _code(module: str) -> str:
-    """A digest of a module's code; comments, docstrings and layout play no part in it."""
-    tree = ast.parse(_module(module).read_text(encoding="utf-8"))
+def _parsed(path: Path) -> ast.Module:
+    """A module's code, without docstrings; comments and layout play no part in it either."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node) is not None:
             node.body[0].value = ast.Constant("")
-    return _hash(ast.unparse(tree))
+    return tree
 
 
-def _hash(value: dict | str) -> str:
+@cache
+def _version(package: str) -> str | None:
+    """The installed version, without the build: "+cpu" and "+cu130" compute the same."""
+    try:
+        return importlib.metadata.version(package).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _hash(value: dict | list | str) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
