@@ -13,10 +13,13 @@ import matplotlib.style
 import numpy as np
 from IPython.display import Image, display
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
+from pandas import DataFrame
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from helpers.metrics import Interval
 
@@ -30,6 +33,7 @@ COLOURS = {
 }
 FAMILIES = {"BERT-Base": "baseline", "BERT-Mini": "student", "all-mpnet-base-v2": "teacher"}
 _PALE = "#BBBBBB"
+_SURE = "95 % interval"
 _PIXELS = 100  # an inch of a figure, where a notebook shows it
 
 
@@ -56,10 +60,9 @@ def save(figure: Picture, path: Path) -> None:
 
 def plot_lengths(lengths: Sequence[int], *, cut: int) -> Picture:
     """Histogram of sentence lengths in word pieces, with the length at which they are cut."""
-    figure, axes = _figure()
+    figure, axes = _figure(xlabel="length (word pieces)", ylabel="sentences")
     axes.hist(lengths, bins=np.arange(0, max(*lengths, cut) + 2, 2), color=COLOURS["other"])
     axes.axvline(cut, color="black", linestyle="--", label=f"cut at {cut}")
-    axes.set(xlabel="length (word pieces)", ylabel="sentences")
     axes.legend()
     middle, long = np.percentile(lengths, [50, 90])
     figure.alt = f"Histogram of {len(lengths)} sentence lengths: median {middle:.0f} word pieces, "
@@ -72,9 +75,9 @@ def plot_learning_curve(
 ) -> Picture:
     """Training loss against epochs, from `trainer.state.log_history`."""
     logged = [(entry["epoch"], float(entry["loss"])) for entry in history if "loss" in entry]
-    figure, axes = _figure()
+    figure, axes = _figure(xlabel="epoch", ylabel=ylabel)
     axes.plot(*zip(*logged, strict=True), marker="o", color=COLOURS[family])
-    axes.set(xlabel="epoch", ylabel=ylabel, ylim=(0, None))
+    axes.set(ylim=(0, None))
     figure.alt = f"Learning curve: {ylabel} from {logged[0][1]:.3f} to {logged[-1][1]:.3f}."
     return figure
 
@@ -82,17 +85,15 @@ def plot_learning_curve(
 def plot_accuracies(
     accuracies: Mapping[str, object], families: Mapping[str, str] | None = None
 ) -> Picture:
-    """One line a model: its accuracy as an interval. `families` maps names to families."""
-    figure, axes = _figure(height=0.45 * len(accuracies) + 0.9)
+    """One line a model: its accuracy, an interval. `families` maps names to families."""
+    figure, axes = _figure(height=0.45 * len(accuracies) + 0.9, xlabel=f"accuracy (%), {_SURE}")
     for row, (name, accuracy) in enumerate(accuracies.items()):
-        middle, spread = _scaled([accuracy], 100)
+        (x,), spread = _scaled([accuracy], 100)
         colour = COLOURS[(families or {}).get(name, "other")]
-        axes.errorbar(middle, row, xerr=spread, fmt="o", color=colour)
-        axes.annotate(
-            f"{middle[0]:.1f}", (middle[0], row), (0, 7), textcoords="offset points", ha="center"
-        )
+        axes.errorbar(x, row, xerr=spread, fmt="o", color=colour)
+        axes.annotate(f"{x:.1f}", (x, row), (0, 7), textcoords="offset points", ha="center")
     axes.set_yticks(range(len(accuracies)), list(accuracies))
-    axes.set(xlabel="accuracy (%), 95 % interval", ylim=(len(accuracies) - 0.4, -0.7))
+    axes.set(ylim=(len(accuracies) - 0.4, -0.7))
     figure.alt = "Accuracy with 95 % intervals. " + _listed(
         f"{name} {100 * a.value:.1f} % ({100 * a.low:.1f} to {100 * a.high:.1f})"
         for name, a in accuracies.items()
@@ -104,12 +105,8 @@ def plot_confusion(matrix: np.ndarray, labels: Sequence[str]) -> Picture:
     """Confusion matrix: rows are the gold labels, columns the predicted ones."""
     side = 2.4 + 0.6 * len(labels)
     figure, axes = _figure(side, side - 0.4)
-    axes.imshow(matrix)
-    for (row, column), count in np.ndenumerate(matrix):
-        shade = "white" if count > matrix.max() / 2 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=shade)
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_yticks(range(len(labels)), labels)
+    shown = ConfusionMatrixDisplay(matrix, display_labels=labels)
+    shown.plot(ax=axes, cmap="Blues", colorbar=False, values_format="d")
     axes.set(xlabel="predicted (sentences)", ylabel="gold (sentences)")
     axes.grid(False)
     figure.alt = "Confusion matrix. " + _listed(
@@ -127,19 +124,21 @@ def plot_label_curve(
     A name with one point is a marker with an error bar, others are lines with bands. Names of one
     family share its colour, in shades.
     """
-    figure, axes = _figure(9.6)
+    figure, axes = _figure(
+        9.6, xlabel="sentences with a label (log scale)", ylabel=f"accuracy (%), {_SURE}"
+    )
     alt = _curves(axes, series, families or {}, scale=100)
-    axes.set(xlabel="sentences with a label (log scale)", ylabel="accuracy (%), 95 % interval")
     figure.alt = f"Accuracy in percent by number of labelled sentences. {alt}"
     return figure
 
 
 def plot_calibration(series: Mapping[str, Mapping[int, object]], *, reference: object) -> Picture:
     """Accuracy against calibration sentences, one line a way to quantize; `reference` is FP32's."""
-    figure, axes = _figure(9.6)
+    figure, axes = _figure(
+        9.6, xlabel="calibration sentences (log scale)", ylabel=f"accuracy (%), {_SURE}"
+    )
     axes.axhline(100 * reference.value, color="black", linestyle="--", label="FP32")
     alt = _curves(axes, series, {}, scale=100)
-    axes.set(xlabel="calibration sentences (log scale)", ylabel="accuracy (%), 95 % interval")
     figure.alt = f"Accuracy by calibration sentences; FP32 {100 * reference.value:.1f} %. {alt}"
     return figure
 
@@ -149,13 +148,13 @@ def plot_sweep(rows: Sequence[Mapping], value: str, *, xlabel: str, ylabel: str)
 
     `rows` have `name`, `size` and what `value` names (median_ms or per_second): (value, low, high).
     """
-    figure, axes = _figure(9.6)
+    figure, axes = _figure(9.6, xlabel=xlabel, ylabel=f"{ylabel}, {_SURE}")
     series = {}
     for row in rows:
         series.setdefault(row["name"], {})[row["size"]] = Interval(*row[value])
-    alt = _curves(axes, series, {})
-    axes.set(xlabel=xlabel, ylabel=f"{ylabel}, 95 % interval", yscale="log")
-    figure.alt = f"{ylabel} by {xlabel}. {alt}"
+    figure.alt = f"{ylabel} by {xlabel}. {_curves(axes, series, {})}"
+    axes.set_yscale("log")
+    _plain_ticks(axes.yaxis)
     return figure
 
 
@@ -165,15 +164,13 @@ def plot_story(points: Sequence[Mapping]) -> Picture:
     `points` have `step`, `name`, `accuracy` (share of 1), `milliseconds` and `megabytes`; those of
     steps before the last are paler.
     """
-    figure, axes = _figure()
-    last, student = max(point["step"] for point in points), COLOURS["student"]
-    shown = [
-        (p["name"], p["milliseconds"], p["accuracy"], p["megabytes"], None, student) for p in points
-    ]
-    alphas = [0.8 if point["step"] == last else 0.3 for point in points]
-    alt = _cloud(axes, shown, [p["name"] for p in points], alphas=alphas)
-    axes.set(xlabel="latency, a quick look (ms, log scale); area: size", ylabel="accuracy (%)")
-    figure.alt = f"Accuracy against latency of the models so far. {alt}"
+    figure, axes = _figure(xlabel="latency, a quick look (ms); area: size", ylabel="accuracy (%)")
+    last = max(point["step"] for point in points)
+    for point in points:
+        alpha = 0.8 if point["step"] == last else 0.3
+        _dot(axes, point, color=COLOURS["student"], alpha=alpha)
+    _write_names(axes, points)
+    figure.alt = "Accuracy against latency of the models so far. " + _in_words(points)
     return figure
 
 
@@ -191,137 +188,131 @@ def plot_frontier(
     grey. `blog` rows have `name`, `latency_ms`, `accuracy`, `size_mb`, and a panel of their own on
     the same axes; all are named unless `label` names some of them.
     """
-    ours = [_point(row) for row in rows if row["accuracy"]]
-    theirs = [
-        (r["name"], r["latency_ms"], r["accuracy"], r["size_mb"], None, COLOURS["blog"])
-        for r in blog
-    ]
-    panels = {"the blog, on its machine": theirs, "here": ours} if blog else {"": ours}
-    if not {r["name"] for r in blog} & set(label):
-        label = [*label, *(r["name"] for r in blog)]
-    figure, both = _figure(
-        5.4 * len(panels) + 1.8, 4.4, ncols=len(panels), sharex=True, sharey=True, squeeze=False
-    )
-    figure.alt = "Accuracy against latency. "
-    for axes, title in zip(both[0], panels, strict=True):
-        axes.set(title=title, xlabel="median latency, batch 1 (ms, log scale); area: size")
-    both[0, 0].set(ylabel="accuracy (%), ours with 95 % interval")
-    for axes, (title, points) in zip(both[0], panels.items(), strict=True):
-        figure.alt += f"{title}: {_cloud(axes, points, label, marked=marked)} "
+    if not {row["name"] for row in blog} & {*label}:
+        label = [*label, *(row["name"] for row in blog)]
+    panels = {"here": [_point(row) for row in rows if row["accuracy"]]}
+    if blog:
+        panels = {"the blog, on its machine": [_point(row) for row in blog]} | panels
+    figure = Picture(figsize=(5.4 * len(panels) + 1.8, 4.4))
+    both = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, (title, points) in zip(both, panels.items(), strict=True):
+        axes.set(title=title if blog else "", xlabel="median latency, batch 1 (ms); area: size")
+        for point in points:
+            named = point["name"] in label
+            _dot(axes, point, color=point["colour"] if named else _PALE, interval=named)
+            if point["name"] in marked:
+                at = point["milliseconds"], 100 * point["accuracy"]
+                axes.scatter(*at, s=200, facecolors="none", edgecolors="black")
+        if any(point["name"] not in label for point in points):
+            axes.scatter([], [], color=_PALE, label="other rows")
+            axes.legend(loc="lower right")
+    both[0].set(ylabel=f"accuracy (%), ours with {_SURE}")
+    for axes, points in zip(both, panels.values(), strict=True):
+        _write_names(axes, points, label)
+    parts = (f"{title}: {_in_words(points)}" for title, points in panels.items())
+    figure.alt = "Accuracy against latency. " + " ".join(parts)
     return figure
 
 
 def plot_speedups(rows: Sequence[Mapping], *, over: str = "", blog: float = 16.47) -> Picture:
     """Speedup of each row over the row `over`, by default the first that its `speedups` name."""
     over = over or next(iter(rows[0]["speedups"]))
-    figure, axes = _figure(9.6, 0.35 * len(rows) + 1.2)
-    ratios = {row["name"]: _interval(row["speedups"][over]) for row in rows}
-    _bars(axes, ratios, [0] * len(rows), [_colour(row) for row in rows])
+    found = {row["name"]: row["speedups"][over] for row in rows}
+    ratios = {name: Interval(r["value"], r["low"], r["high"]) for name, r in found.items()}
+    figure, axes = _figure(9.6, 0.35 * len(rows) + 1.2, xlabel=f"times as fast as {over}, {_SURE}")
+    _bars(axes, ratios, [1.0] * len(rows), [_colour(row) for row in rows])
     axes.axvline(blog, color=COLOURS["blog"], linestyle="--", label=f"the blog's {blog}x")
-    axes.set(xlabel=f"times as fast as {over} (log scale), 95 % interval")
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0))
-    figure.alt = f"Speedup over {over}. " + _ratios(ratios)
+    figure.alt = f"Speedup over {over}. {_ratios(ratios)}"
     return figure
 
 
 def plot_waterfall(factors: Mapping[str, object]) -> Picture:
     """Factors (intervals) that multiply to the last one, each bar standing on those before."""
-    figure, axes = _figure(height=0.5 * len(factors) + 1)
+    figure, axes = _figure(height=0.5 * len(factors) + 1, xlabel=f"times as fast, {_SURE}")
     starts = np.cumprod([1.0] + [factor.value for factor in factors.values()])[:-1]
     starts[-1] = 1.0
     colours = [COLOURS["student"]] * (len(factors) - 1) + [COLOURS["other"]]
     _bars(axes, factors, starts, colours)
-    axes.set(xlabel="times as fast, multiplied up (log scale), 95 % intervals")
-    figure.alt = "What the speedup is made of. " + _ratios(factors)
+    figure.alt = f"What the speedup is made of. {_ratios(factors)}"
     return figure
 
 
 def plot_operator_times(times: Mapping[str, Mapping[str, float]]) -> Picture:
     """Milliseconds of one inference by operator type, one bar a model file."""
-    figure, axes = _figure(9.6, 0.5 * len(times) + 1.6)
-    left, kinds = np.zeros(len(times)), {kind for found in times.values() for kind in found}
-    largest = {kind: max(found.get(kind, 0) for found in times.values()) for kind in kinds}
-    for kind in sorted(sorted(kinds), key=largest.get, reverse=True)[:7]:
-        widths = [found.get(kind, 0.0) for found in times.values()]
-        axes.barh(list(times), widths, left=left, label=kind)
-        left += widths
-    rest = [sum(found.values()) for found in times.values()] - left
-    axes.barh(list(times), rest, left=left, label="others", color=_PALE)
-    axes.set(xlabel="time in operators per inference (ms)")
+    figure, axes = _figure(9.6, 0.5 * len(times) + 1.6, xlabel="time in operators (ms)")
+    table = DataFrame(times).fillna(0)
+    table = table.loc[table.max(axis=1).sort_values(ascending=False, kind="stable").index]
+    shown = table[:7].T.assign(others=table[7:].sum())
+    left = np.zeros(len(shown))
+    for number, kind in enumerate(shown):
+        colour = _PALE if kind == "others" else f"C{number}"
+        axes.barh(shown.index, shown[kind], left=left, label=kind, color=colour)
+        left += shown[kind]
     axes.invert_yaxis()
     axes.legend(bbox_to_anchor=(1.0, 1.0), loc="upper left")
-    figure.alt = "Time by operator in one inference. " + _listed(
-        f"{name}: {sum(found.values()):.2f} ms, most in {max(found, key=found.get)}"
-        for name, found in times.items()
-    )
+    totals = table.sum()
+    parts = (f"{name}: {totals[name]:.2f} ms, most in {table[name].idxmax()}" for name in times)
+    figure.alt = "Time by operator in one inference. " + _listed(parts)
     return figure
 
 
-def plot_weight_histogram(weights: np.ndarray, quantized: np.ndarray) -> Picture:
-    """A matrix's weights before quantization, and after it as scale * (q - zero_point)."""
-    figure, both = _figure(height=3.8, nrows=2, sharex=True)
-    count = len(np.unique(quantized))
-    shown = (("FP32", weights, "teacher"), (f"INT8, {count} values", quantized, "student"))
-    for axes, (title, values, family) in zip(both, shown, strict=True):
-        axes.hist(np.ravel(values), bins=400, color=COLOURS[family])
-        axes.set(title=title, ylabel="weights")
-    both[1].set(xlabel="value of a weight")
-    figure.alt = (
-        f"Histograms of {weights.size} weights: in FP32 from {weights.min():.3f} to "
-        f"{weights.max():.3f}; after quantization on {count} values, on average "
-        f"{np.abs(weights - quantized).mean():.5f} away."
-    )
+def plot_weight_histogram(weights: np.ndarray, quantized: Mapping[str, np.ndarray]) -> Picture:
+    """A matrix's weights, and by name what they become: integers from -127 to 127."""
+    figure, panels = _figure(9.6, 2.8, 1, 1 + len(quantized))
+    panels[0].hist(np.ravel(weights), bins=200, color=COLOURS["teacher"])
+    panels[0].set(title="FP32", xlabel="weight", ylabel="weights")
+    parts = [f"FP32 from {weights.min():.3f} to {weights.max():.3f}"]
+    for axes, (name, codes) in zip(panels[1:], quantized.items(), strict=True):
+        axes.hist(np.ravel(codes), bins=np.arange(-127.5, 128), color=COLOURS["student"])
+        axes.set(title=name, xlabel="integer")
+        axes.sharey(panels[1])
+        parts.append(f"{name} {len(np.unique(codes))} values, {np.mean(codes == 0):.1%} of them 0")
+    figure.alt = f"Histograms of {weights.size} weights: {_listed(parts)}"
     return figure
 
 
 def plot_activation_grid(values: np.ndarray, scale: float, zero_point: int) -> Picture:
-    """A histogram of activations under the 256 steps of UINT8, scale * (q - zero_point).
+    """A histogram of activations under the 256 steps of UINT8, scale * (k - zero_point).
 
-    The lower panel looks at the middle 99 % of the values.
+    The panel on the right looks at the middle 98 % of the values.
     """
-    figure, both = _figure(height=4.4, nrows=2)
+    figure, both = _figure(9.6, 3.2, 1, 2)
     steps, values = scale * (np.arange(256) - zero_point), np.ravel(values)
-    low, high = np.percentile(values, [0.5, 99.5])
-    used = int(np.sum((steps >= low) & (steps <= high)))
-    titles = f"all values, 256 steps of {scale:.3g}", f"the middle 99 %: {used} of the 256 steps"
-    ends = (values.min(), values.max()), (low, high)
-    for axes, title, limits in zip(both, titles, ends, strict=True):
-        axes.vlines(
-            steps, 0, 1, transform=axes.get_xaxis_transform(), color=COLOURS["student"], lw=0.5
-        )
-        axes.hist(values, bins=200, range=limits, color=COLOURS["teacher"], log=True)
-        axes.set(title=title, ylabel="values", xlim=limits)
-    both[1].set(xlabel="value of an activation")
+    whole, middle = (values.min(), values.max()), np.percentile(values, [1, 99])
+    used = int(np.sum((steps >= middle[0]) & (steps <= middle[1])))
+    for axes, limits in zip(both, (whole, middle), strict=True):
+        axes.hist(values, bins=200, range=tuple(limits), color=COLOURS["teacher"], log=True)
+        for step in steps:
+            axes.axvline(step, color="black", alpha=0.4, linewidth=0.5)
+        axes.set(xlabel="activation", ylabel="values (log scale)", xlim=limits)
+    both[0].set_title(f"all values, 256 steps of {scale:.3g}")
+    both[1].set_title(f"the middle 98 %: {used} of 256 steps")
     figure.alt = (
-        f"Histogram of {len(values)} activations from {values.min():.2f} to {values.max():.2f}: "
-        f"99 % of them lie between {low:.2f} and {high:.2f}, on {used} of the 256 steps."
+        f"Histogram of {len(values)} activations from {whole[0]:.2f} to {whole[1]:.2f}: 98 % of "
+        f"them lie between {middle[0]:.2f} and {middle[1]:.2f}, on {used} of the 256 steps."
     )
     return figure
 
 
-def _figure(width: float = 7.2, height: float = 3.6, **subplots):
+def _figure(width: float = 7.2, height: float = 3.6, *grid: int, **labels: str):
     figure = Picture(figsize=(width, height))
-    return figure, figure.subplots(**subplots)
-
-
-def _interval(found: Mapping[str, float]) -> Interval:
-    return Interval(found["value"], found["low"], found["high"])
-
-
-def _point(row: Mapping) -> tuple:
-    accuracy = Interval(row["accuracy"]["value"], *row["accuracy"]["ci95"])
-    size, latency = row["size_mb"] or 1, row["latency_ms"]["p50"]
-    return row["name"], latency, accuracy.value, size, accuracy, _colour(row)
+    return figure, figure.subplots(*grid, subplot_kw=labels)
 
 
 def _colour(row: Mapping) -> str:
     return COLOURS[row.get("family") or FAMILIES.get(row["model"], "other")]
 
 
-def _shades(colour: str, count: int) -> list[tuple[float, ...]]:
-    """Shades of one colour, dark to light."""
-    base = np.array(to_rgb(colour))
-    return [tuple(base + (1 - base) * share) for share in np.linspace(0, 0.55, count)]
+def _point(row: Mapping) -> dict:
+    """A row of a benchmark, or of the blog's table, as `plot_story` has its points."""
+    point = {"name": row["name"], "megabytes": row["size_mb"] or 1}
+    if not isinstance(row["accuracy"], Mapping):
+        numbers = {"milliseconds": row["latency_ms"], "accuracy": row["accuracy"]}
+        return point | numbers | {"colour": COLOURS["blog"]}
+    accuracy = Interval(row["accuracy"]["value"], *row["accuracy"]["ci95"])
+    numbers = {"milliseconds": row["latency_ms"]["p50"], "accuracy": accuracy.value}
+    return point | numbers | {"interval": accuracy, "colour": _colour(row)}
 
 
 def _scaled(intervals: Iterable, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -330,23 +321,32 @@ def _scaled(intervals: Iterable, scale: float) -> tuple[np.ndarray, np.ndarray]:
     return value, np.array([value - low, high - value])
 
 
+def _plain_ticks(axis: Axis) -> None:
+    """Give a logarithmic axis plain numbers, at 1, 2 and 5."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _curves(axes: Axes, series: Mapping, families: Mapping[str, str], scale: float = 1) -> str:
     """Draw {name: {x: interval}} over a logarithmic x; returns it in words."""
+    seen: list[str | None] = []
     for place, (name, points) in enumerate(series.items()):
         family = families.get(name)
-        same = [other for other in series if families.get(other) == family]
-        colour = _shades(COLOURS[family], len(same))[same.index(name)] if family else f"C{place}"
+        colour = np.array(to_rgb(COLOURS[family] if family else f"C{place}"))
+        if family:  # the next one of a family is a shade paler
+            colour += (1 - colour) * min(0.4 * seen.count(family), 0.8)
+        seen.append(family)
         xs, (values, spread) = list(points), _scaled(points.values(), scale)
         look = {"color": colour, "marker": "os^Dv"[place % 5], "label": name}
         if len(xs) == 1:
             axes.errorbar(xs, values, yerr=spread, linestyle="none", **look)
         else:
             axes.plot(xs, values, linestyle=("-", "--", ":", "-.")[place % 4], **look)
-            axes.fill_between(
-                xs, values - spread[0], values + spread[1], color=colour, alpha=0.15, linewidth=0
-            )
-    ticks = sorted({x for points in series.values() for x in points})
+            low, high = values - spread[0], values + spread[1]
+            axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
+    ticks = sorted({x for points in series.values() for x in points})
     axes.set_xticks(ticks, ticks)
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(bbox_to_anchor=(1.0, 1.0), loc="upper left")
@@ -357,70 +357,76 @@ def _curves(axes: Axes, series: Mapping, families: Mapping[str, str], scale: flo
 
 
 def _bars(axes: Axes, ratios: Mapping[str, object], starts, colours: Sequence[str]) -> None:
-    """Draw horizontal bars of ratios on a logarithmic axis, each times its start if not 0."""
+    """Draw ratios as horizontal bars on a logarithmic axis, each from its start."""
     for place, (ratio, start) in enumerate(zip(ratios.values(), starts, strict=True)):
-        (value,), spread = _scaled([ratio], start or 1)
-        axes.barh(place, value - start, left=start, xerr=spread, color=colours[place], alpha=0.8)
+        (end,), spread = _scaled([ratio], start)
+        axes.barh(place, end - start, left=start, xerr=spread, color=colours[place], alpha=0.8)
         text = f"{ratio.value:.2f}x" if ratio.value < 10 else f"{ratio.value:.1f}x"
-        at = (max(start, value + spread[1, 0]), place)
+        at = max(start, end + spread[1, 0]), place
         axes.annotate(text, at, (4, 0), textcoords="offset points", va="center")
     axes.set_xscale("log")
+    _plain_ticks(axes.xaxis)
     axes.margins(x=0.12)
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.invert_yaxis()
 
 
-def _cloud(axes: Axes, points, named, *, marked=(), alphas=None) -> str:
-    """Draw points (name, ms, accuracy, MB, interval, colour); returns them in words."""
-    for number, (name, x, accuracy, size, interval, own) in enumerate(points):
-        y, colour = 100 * accuracy, own if name in named else _PALE
-        alpha = alphas[number] if alphas else 0.6
-        axes.scatter(x, y, s=2 * size, color=colour, alpha=alpha, linewidth=0)
-        if interval and name in named:
-            axes.errorbar(x, y, yerr=_scaled([interval], 100)[1], color=colour, alpha=0.5)
-        if name in marked:
-            axes.scatter(x, y, s=160, facecolors="none", edgecolors="black")
+def _dot(axes: Axes, point: Mapping, *, color: str, alpha: float = 0.6, interval=True) -> None:
+    x, y = point["milliseconds"], 100 * point["accuracy"]
+    axes.scatter(x, y, s=_area(point), color=color, alpha=alpha, linewidth=0)
+    if interval and "interval" in point:
+        axes.errorbar(x, y, yerr=_scaled([point["interval"]], 100)[1], color=color, alpha=0.5)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain_ticks(axes.xaxis)
     axes.margins(x=0.15, y=0.25)
-    _write_names(axes, [(p[1], 100 * p[2], p[0] if p[0] in named else "") for p in points])
-    return _listed(f"{p[0]} {p[1]:.2f} ms, {100 * p[2]:.1f} %, {p[3]:.0f} MB" for p in points)
 
 
-def _write_names(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write names beside their points (x, y, name), off the points and the other names."""
+def _area(point: Mapping) -> float:
+    return max(2 * point["megabytes"], 12)
+
+
+def _write_names(axes: Axes, points: Sequence[Mapping], named: Sequence[str] | None = None) -> None:
+    """Write the names of points beside them, where they cover neither points nor other names."""
     axes.figure.draw_without_rendering()  # only then it is known where the axes lie
     unit = axes.figure.dpi / 72  # pixels of a typographic point
-    marks = axes.transData.transform([(x, y) for x, y, _ in points])
-    taken = [Bbox.from_bounds(*(mark - 5 * unit), 10 * unit, 10 * unit) for mark in marks]
-    line = {"arrowstyle": "-", "color": _PALE, "shrinkA": 0, "shrinkB": 4}
-    for (x, y, name), mark in zip(points, marks, strict=True):
-        if name:
-            text = axes.annotate(
-                name, (x, y), (0, 0), textcoords="offset points", fontsize=9, arrowprops=line
-            )
-            width, height = text.get_window_extent().size
-            boxes = [
-                Bbox.from_bounds(mark[0] + dx, mark[1] + dy, width, height)
-                for far in np.arange(8, 130, 8) * unit
-                for dx, dy in [(far, -height / 2), (-far - width, -height / 2)]
-                + [
-                    (dx, dy)
-                    for dx in (-width / 2, far, -far - width)
-                    for dy in (far, -far - height)
-                ]
-            ]
+    at = [(point["milliseconds"], 100 * point["accuracy"]) for point in points]
+    marks, radii = axes.transData.transform(at), unit * np.sqrt([_area(p) / np.pi for p in points])
+    taken = [Bbox([mark - r, mark + r]) for mark, r in zip(marks, radii, strict=True)]
+    for point in points:
+        if "interval" in point and point["name"] in named:
+            x, (_, low, high) = point["milliseconds"], point["interval"]
+            bar = axes.transData.transform([(x, 100 * low), (x, 100 * high)])
+            taken.append(Bbox(bar).padded(2))
+    for point, where, mark, radius in zip(points, at, marks, radii, strict=True):
+        if named is None or point["name"] in named:
+            probe = axes.text(*where, point["name"], fontsize=9)
+            width, height = size = np.array(probe.get_window_extent().size)
+            probe.remove()
+            far = radius + 4 * unit
+            corners = [(far, -height / 2), (-far - width, -height / 2)]
+            for step in range(10):  # over and under the point, ever further away
+                y = far + step * (height + 2)
+                corners += [(x, v) for v in (y, -y - height) for x in (-width / 2, 0, -width)]
+            boxes = [Bbox.from_bounds(*(mark + corner), *size) for corner in corners]
             best = min(boxes, key=lambda box: _crossings(box, taken, axes.bbox))
-            text.set_position((best.p0 - mark) / unit)
             taken.append(best)
+            relpos = tuple(np.clip((mark - best.p0) / size, 0, 1))  # where the line meets the name
+            line = {"arrowstyle": "-", "color": _PALE, "shrinkA": 0, "relpos": relpos}
+            look = {"textcoords": "offset points", "fontsize": 9, "arrowprops": line}
+            axes.annotate(point["name"], where, (best.p0 - mark) / unit, in_layout=False, **look)
 
 
 def _crossings(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> int:
-    whole = frame.containsx(box.x0) and frame.containsx(box.x1)
-    whole = whole and frame.containsy(box.y0) and frame.containsy(box.y1)
-    return sum(box.overlaps(other) for other in taken) + (0 if whole else 10)
+    inside = frame.contains(*box.p0) and frame.contains(*box.p1)
+    return box.padded(2).count_overlaps(taken) + (0 if inside else 10)
+
+
+def _in_words(points: Iterable[Mapping]) -> str:
+    return _listed(
+        f"{p['name']} {p['milliseconds']:.2f} ms, {100 * p['accuracy']:.1f} %, "
+        f"{p['megabytes']:.0f} MB"
+        for p in points
+    )
 
 
 def _ratios(ratios: Mapping[str, object]) -> str:
