@@ -99,11 +99,13 @@ class Data(_Section):
 
     Splits that the source brings are kept; the shares are of those it lacks. `train` may name
     another source for the training sentences alone. Of these, `labels` keep their label; the
-    others are the unlabelled text that only a teacher can make use of.
+    others are the unlabelled text that only a teacher can make use of. `class_names` name classes
+    that are numbers in the source.
     """
 
     source: Reference
     train: Reference = ""
+    class_names: list[str] = []
     labels: Count
     min_rating: Annotated[float, Field(ge=0, le=4)]
     test_share: Share
