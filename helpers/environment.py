@@ -1,25 +1,28 @@
 """The machine and the versions a result was obtained on."""
 
-import os
 import platform
 import subprocess
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cpuinfo
 import psutil
 
-from helpers.tutorial.profile import ROOT, Profile
+if TYPE_CHECKING:
+    from helpers.tutorial.profile import Profile
 
+ROOT = Path(__file__).resolve().parents[1]
+_INT8_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
+_BF16_PRODUCTS = {"avx512_bf16", "amx_bf16"}
 # x86 and Arm instruction sets that decide how fast matrix products are
-_TELLING = (
-    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16",
-    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve",
-)  # fmt: skip
-_PACKAGES = (
-    "torch", "transformers", "datasets", "onnx", "onnxruntime", "openvino", "nncf",
-    "neural-compressor", "numpy",
-)  # fmt: skip
+_DECISIVE = ["avx2", "avx512f", "avx512_fp16", "amx_tile", "asimd", "bf16", "sve"]
+_DECISIVE += sorted(_INT8_PRODUCTS | _BF16_PRODUCTS)
+_PACKAGES = ["torch", "transformers", "datasets", "onnx", "onnxruntime", "openvino", "nncf"]
+_PACKAGES += ["neural-compressor", "numpy"]
 
 
 @cache
@@ -35,7 +38,7 @@ def cpu_model() -> str:
 def instruction_sets() -> list[str]:
     """Those of this CPU's instruction sets that decide how fast matrix products are."""
     flags = set(_cpu_info().get("flags", ()))
-    return [name for name in _TELLING if name in flags]
+    return [name for name in _DECISIVE if name in flags]
 
 
 def has_bf16(device: str) -> bool:
@@ -44,28 +47,106 @@ def has_bf16(device: str) -> bool:
         import torch
 
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and bool({"avx512_bf16", "amx_bf16"} & set(instruction_sets()))
+    return device == "cpu" and bool(_BF16_PRODUCTS & set(instruction_sets()))
 
 
 def has_int8_products() -> bool:
     """Whether this CPU has instructions for sums of products of INT8, such as VNNI or AMX."""
-    known = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
-    return bool(known & set(instruction_sets()))
+    return bool(_INT8_PRODUCTS & set(instruction_sets()))
 
 
 def physical_cores() -> int:
-    """Physical cores this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(psutil.cpu_count(logical=False) or usable, usable)
+    """Physical cores this process may use: by its CPU affinity and its container's CPU quota."""
+    cores, quota = len(core_groups(_usable_cpus())), cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def _usable_cpus() -> list[int]:
+    """Numbers of the logical CPUs that this process may run on."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):  # not on macOS
+        return sorted(process.cpu_affinity())
+    return list(range(psutil.cpu_count() or 1))
+
+
+def core_groups(cpus: Sequence[int], *, sysfs: Path = Path("/sys")) -> list[list[int]]:
+    """Group logical CPUs by the physical core they belong to, the lowest numbers first.
+
+    Linux says which belong together. Elsewhere they are taken to be neighbours, as Windows numbers
+    them, where the counts of logical CPUs and of cores allow it, or else a core each.
+    """
+    groups = defaultdict(list)
+    try:
+        for cpu in cpus:
+            topology = sysfs / f"devices/system/cpu/cpu{cpu}/topology"
+            names = ("physical_package_id", "core_id")
+            groups[tuple((topology / name).read_text().strip() for name in names)].append(cpu)
+    except OSError:
+        groups.clear()
+        logical, physical = psutil.cpu_count() or 1, psutil.cpu_count(logical=False) or 1
+        each = logical // physical if logical % physical == 0 else 1
+        for cpu in cpus:
+            groups[cpu // each].append(cpu)
+    return sorted(groups.values())
+
+
+def cpu_quota(
+    *, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float | None:
+    """How many CPUs' time the control groups of this process allow it, or None for no limit.
+
+    Reads `cpu.max` of control groups version 2 and `cpu.cfs_quota_us` of version 1, of the
+    process's own group and of those around it.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:  # not Linux
+        return None
+    allowed = []
+    for _, controllers, path in lines:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = cgroups / controllers if controllers else cgroups
+        group = root / path.strip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root):
+                allowed.append(_quota_of(folder))
+    return min((quota for quota in allowed if quota is not None), default=None)
+
+
+def _quota_of(group: Path) -> float | None:
+    try:
+        if (file := group / "cpu.max").exists():
+            quota, period = file.read_text().split()
+        else:
+            quota, period = (
+                (group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return None if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def cpus_for(threads: int) -> list[int]:
+    """Logical CPUs for so many threads: a physical core each, as long as there are enough."""
+    groups = core_groups(_usable_cpus())
+    widest = max(map(len, groups))
+    in_turn = [group[n] for n in range(widest) for group in groups if n < len(group)]
+    return sorted(in_turn[:threads])
+
+
+def bind_to_cores(threads: int) -> None:
+    """Bind this process to as many physical cores as it is to have threads, where it can be."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        process.cpu_affinity(cpus_for(threads))
 
 
 def git_commit() -> str | None:
     """The commit that is checked out, with "+" where files differ from it; None outside git."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
-        state = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        state = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return state.stdout.strip()
@@ -84,8 +165,8 @@ def describe_environment() -> dict:
     }
 
 
-def print_environment(profile: Profile, *packages: str) -> None:
-    """Print the profile, the CPU and the versions that matter to a notebook."""
+def print_environment(profile: "Profile") -> None:
+    """Print the profile, the CPU and the versions that a notebook's figures depend on."""
     print(f"profile  {profile.name}: {profile.description}")
     print(f"cpu      {cpu_model()}, {physical_cores()} cores, {' '.join(instruction_sets())}")
-    print("versions " + ", ".join(f"{name} {version(name)}" for name in packages))
+    print("versions " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES))

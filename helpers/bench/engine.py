@@ -1,130 +1,67 @@
-"""The reference NLP engine of the blog, in an environment of its own that `make engine` builds.
+"""The blog's engine, Intel's reference NLP engine, in an environment that `make engine` builds.
 
 It survives inside `intel-extension-for-transformers` 1.4.2, for Python 3.9 to 3.11 on x86-64, and
-needs libraries of its time. It reads ONNX graphs in which BERT is spelt as exporters of its time
-spelt it, with INT8 as QuantizeLinear and DequantizeLinear around MatMul; it then fuses each layer,
-attention included. Its answers come over a pipe from `helpers/engine_worker.py`.
+needs libraries of its time. It reads ONNX graphs in which BERT is written as exporters of its time
+wrote it, with INT8 as QuantizeLinear and DequantizeLinear around MatMul; it then fuses each layer,
+attention included.
 """
 
-import contextlib
-import json
-import os
-import subprocess
-from collections import deque
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 
-from helpers.tutorial.profile import ROOT
+from helpers.bench.workers import WorkerError, WorkerProcess
+from helpers.environment import ROOT, physical_cores
 
+ENGINE = "blog's engine"
 FOLDER = ROOT / ".engine"
-_WORKER = Path(__file__).with_name("engine_worker.py")
-
-
-class EngineError(RuntimeError):
-    """The engine is not there, or it failed; the message says how."""
 
 
 def engine_fault(folder: Path = FOLDER) -> str | None:
     """Why the engine cannot be used here, or None."""
-    if not (folder / ".ready").exists():
-        failure = folder / "failure.txt"
-        said = failure.read_text(encoding="utf-8").strip() if failure.exists() else ""
-        reason = said.splitlines()[-1] if said else "run `make engine`"
-        return f"its environment is not installed: {reason}"
-    return None
+    if (folder / ".ready").exists():
+        return None
+    failure = folder / "failure.txt"
+    said = failure.read_text(encoding="utf-8").strip() if failure.exists() else ""
+    reason = said.splitlines()[-1] if said else "run `make engine`"
+    return f"its environment is not installed: {reason}"
 
 
-class EngineProcess:
-    """One model in the engine, on a fixed number of threads, in a process of its own.
-
-    `inputs` maps a workload's name to its inputs: texts, or pairs of lists `input_ids` and
-    `attention_mask`. A text is cut at `max_length` word pieces, and padded to `pad_to` where that
-    is given. Use as a context manager.
+def start_engine(
+    rows: Mapping[str, dict], inputs: Mapping[str, dict], *, folder: Path = FOLDER, **settings
+) -> WorkerProcess:
+    """Start a process of the engine; the arguments are those of `WorkerProcess`.
 
     Raises:
-        EngineError: the environment is missing, or the engine cannot load or run the model.
+        WorkerError: its environment is missing.
     """
+    if fault := engine_fault(folder):
+        raise WorkerError(fault)
+    command = [folder / "bin" / "python", "-I", Path(__file__).with_name("engine_worker.py")]
+    return WorkerProcess(rows, inputs, command=command, **settings)
 
-    def __init__(
-        self,
-        model: Path,
-        tokenizer: Path,
-        inputs: dict[str, list],
-        *,
-        threads: int,
-        max_length: int,
-        pad_to: int | None = None,
-        folder: Path = FOLDER,
-    ):
-        if fault := engine_fault(folder):
-            raise EngineError(fault)
-        job = {
-            "model": str(model),
-            "tokenizer": str(tokenizer / "tokenizer.json"),
-            "inputs": inputs,
-            "threads": threads,
-            "max_length": max_length,
-            "pad_to": pad_to,
-        }
-        python = folder / "bin" / "python"
-        self._process = subprocess.Popen(
-            [python, "-I", _WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "GLOG_minloglevel": "2"},
-        )
-        self._said: deque[str] = deque(maxlen=20)
-        listen = partial(self._said.extend, self._process.stderr)
-        self._listener = Thread(target=listen, daemon=True)
-        self._listener.start()
-        try:
-            ready = self._ask(job)["ready"]
-        except EngineError:
-            self.close()
-            raise
-        self.pid = ready["process"]
-        if ready["cores"] != threads:
-            self.close()
-            raise EngineError(f"it has {ready['cores']} cores for {threads} threads")
 
-    def logits(self, workload: str) -> np.ndarray:
-        """Logits (inputs, classes) of a workload's inputs, float32."""
-        return np.array(self._ask({"logits": workload}), dtype=np.float32)
+def engine_logits(
+    model: Path,
+    tokenizer: Path,
+    sentences: Sequence[str],
+    *,
+    max_length: int,
+    folder: Path = FOLDER,
+) -> dict[str, np.ndarray]:
+    """{"student_engine": logits} of shape (sentences, classes) FP32; {} where it cannot run.
 
-    def time(self, workload: str, chosen: list[int], milliseconds: float) -> list[float]:
-        """Milliseconds of each call of a turn on chosen inputs: see `engine_worker.time_turn`."""
-        return self._ask({"time": workload, "chosen": chosen, "milliseconds": milliseconds})
-
-    def close(self) -> None:
-        """End the process."""
-        with contextlib.suppress(BrokenPipeError):  # it may have died with words unread
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def __enter__(self) -> "EngineProcess":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def _ask(self, request):
-        with contextlib.suppress(BrokenPipeError):  # it died; what it said comes below
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
-        if not line:
-            self._listener.join(timeout=10)  # its last words may still be on the way
-            said = [line.strip() for line in self._said if "Check failure" not in line]
-            raise EngineError(f"its process died; it last said: {said[-1] if said else 'nothing'}")
-        answer = json.loads(line)
-        if isinstance(answer, dict) and "error" in answer:
-            raise EngineError(answer["error"])
-        return answer
+    Why it cannot is printed. `tokenizer` is a folder.
+    """
+    rows = {"engine": {"source": str(model), "tokenizer": str(tokenizer), "options": {}}}
+    inputs = {str(tokenizer): {"own": {"items": list(sentences), "warm": [0]}}}
+    settings = {"threads": physical_cores(), "max_length": max_length, "folder": folder}
+    try:
+        with start_engine(rows, inputs, **settings) as engine:
+            if fault := engine.wait_until_loaded():
+                raise WorkerError(fault["engine"])
+            return {"student_engine": engine.logits("engine", "own")}
+    except WorkerError as error:
+        print(f"no row of the blog's engine here: {error}")
+        return {}

@@ -1,0 +1,123 @@
+"""The processes in which rows are timed, as the notebook's process sees them."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import psutil
+
+from helpers.environment import ROOT, cpus_for
+
+
+class WorkerError(RuntimeError):
+    """A process that times rows is missing, failed or died; the message says how."""
+
+
+class WorkerProcess:
+    """Rows of one runtime in a process bound to as many physical cores as threads.
+
+    `rows` maps names to `source`, `tokenizer` (a folder), `runtime` and `options`, as in
+    `rounds.Variant`; `inputs` maps tokenizers to workloads to {"items": ..., "warm": ...}: the
+    inputs, texts or pairs of `input_ids` and `attention_mask` (rows, length), and which of them are
+    run once before anything is timed. Loading begins at once and goes on by itself. Use as a
+    context manager. The process ends with its parent, however that ends: its input ends.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, dict],
+        inputs: Mapping[str, dict],
+        *,
+        threads: int,
+        max_length: int,
+        warm_ms: float = 0,
+        command: Sequence[str | Path] = (sys.executable, "-m", "helpers.bench.worker"),
+    ):
+        self._names = list(rows)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads), "GLOG_minloglevel": "2"},
+        )
+        self._said: deque[str] = deque(maxlen=20)
+        listen = partial(self._said.extend, self._process.stderr)
+        self._listener = Thread(target=listen, daemon=True)
+        self._listener.start()
+        self._tell(
+            {
+                "rows": dict(rows),
+                "inputs": dict(inputs),
+                "threads": threads,
+                "cpus": cpus_for(threads),
+                "max_length": max_length,
+                "warm_ms": warm_ms,
+            }
+        )
+
+    def wait_until_loaded(self) -> dict[str, str]:
+        """Wait for loading and warming up; returns the reasons of rows that cannot be run."""
+        try:
+            ready = self._hear()
+        except WorkerError as error:
+            return dict.fromkeys(self._names, str(error))
+        self._pid = ready["process"]
+        return ready["faults"]
+
+    def memory_mb(self) -> float:
+        """What the process holds for itself, MB."""
+        return psutil.Process(self._pid).memory_full_info().uss / 2**20
+
+    def logits(self, row: str, workload: str) -> np.ndarray:
+        """Logits (inputs, classes) of a workload's inputs, float32."""
+        self._tell({"row": row, "workload": workload})
+        return np.array(self._hear(), dtype=np.float32)
+
+    def time(self, row: str, workload: str, chosen: list[int], milliseconds: float) -> list[float]:
+        """Milliseconds of each call of a block on chosen inputs: `engine_worker.time_block`."""
+        request = {"row": row, "workload": workload}
+        self._tell(request | {"chosen": chosen, "milliseconds": milliseconds})
+        return self._hear()
+
+    def close(self) -> None:
+        """Tell the process that it is done with, without waiting for its end."""
+        with contextlib.suppress(BrokenPipeError):  # it may have died with words unread
+            self._process.stdin.close()
+
+    def __enter__(self) -> "WorkerProcess":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def _tell(self, request: dict) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died; what it said is heard next
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+
+    def _hear(self):
+        line = self._process.stdout.readline()
+        if not line:
+            self._listener.join(timeout=10)  # its last words may still be on the way
+            said = [line.strip() for line in self._said if "Check failure" not in line]
+            raise WorkerError(f"its process died; it last said: {said[-1] if said else 'nothing'}")
+        answer = json.loads(line)
+        if isinstance(answer, dict) and "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
