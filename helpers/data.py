@@ -82,7 +82,7 @@ def load_data(
     splits = _without_leaks(splits)
     classes = _classes(splits, source)
     names = [str(label) for label in classes]
-    if getattr(settings, "class_names", None) and isinstance(classes[0], int):
+    if settings.class_names and isinstance(classes[0], int):
         names = list(settings.class_names)
         if len(names) != len(classes):
             raise ValueError(f"{source} has {len(classes)} classes, data.class_names {len(names)}")
