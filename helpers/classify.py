@@ -1,4 +1,4 @@
-"""Classify sentences with a model from the artefacts.
+"""Classify sentences with a model that a run has made.
 
     python -m helpers.classify --model artifacts/laptop/student_int8.onnx < sentences.txt
 
@@ -20,10 +20,9 @@ import numpy as np
 from scipy.special import softmax
 
 from helpers.environment import physical_cores
-from helpers.runtimes import load_model, load_text_encoder, pad_rows
+from helpers.runtimes import METADATA, load_model, load_text_encoder, pad_rows
 
-BATCH = 32
-NOTES = "notes"  # where an OpenVINO model keeps what ONNX keeps among its metadata
+READ_AHEAD, BATCH = 256, 32  # sentences: sorted by length together, run together
 
 
 class PredictError(ValueError):
@@ -36,30 +35,31 @@ def length_buckets(max_length: int) -> tuple[int, ...]:
 
 
 class Classifier:
-    """A classifier from a PyTorch folder, an ONNX file or an OpenVINO `.xml` of the artefacts.
+    """A classifier from a PyTorch folder, an ONNX file or an OpenVINO `.xml` of a run.
 
-    An OpenVINO model is compiled once for each of a few lengths, and every sentence runs alone at
-    the shortest that holds it; the others run sentences together, padded to the longest.
+    Sentences run with others of about their length, so that a long one does not slow the short
+    ones. An OpenVINO model is compiled once for each of a few lengths, and every sentence runs at
+    the shortest that holds it: alone, or with `streams` as many at once as there are streams.
 
     Raises:
         PredictError: the path is missing, or is neither a folder with `model.safetensors` nor a
             model file that names its tokenizer.
     """
 
-    def __init__(self, path: Path | str, *, threads: int | None = None):
+    def __init__(self, path: Path | str, *, threads: int | None = None, streams: int = 1):
         path = Path(path)
         if not path.exists():
             raise PredictError(f"{path} does not exist")
         if path.is_dir():
-            runtime, notes, folder = "pytorch", _folder_notes(path), path
+            runtime, metadata, folder = "pytorch", _folder_metadata(path), path
         else:
             runtime = "openvino" if path.suffix == ".xml" else "onnxruntime"
-            notes = _openvino_notes(path) if runtime == "openvino" else _onnx_notes(path)
-            folder = path.parent / notes["tokenizer"]
-        self.max_length, self.labels = notes["max_length"], tuple(notes["labels"])
-        options = {}
-        if runtime == "openvino":
-            options = {"buckets": length_buckets(self.max_length)}
+            read = _openvino_metadata if runtime == "openvino" else _onnx_metadata
+            metadata = _checked(path, read(path))
+            folder = path.parent / metadata["tokenizer"]
+        self.max_length, self.labels = metadata["max_length"], tuple(metadata["labels"])
+        self._buckets = length_buckets(self.max_length)
+        options = {"buckets": self._buckets, "streams": streams} if runtime == "openvino" else {}
         if not (folder / "tokenizer.json").is_file():
             raise PredictError(f"the tokenizer is missing: {folder} holds no tokenizer.json")
         self._encode = load_text_encoder(folder, self.max_length)
@@ -78,10 +78,15 @@ class Classifier:
             PredictError: the runtime's answer is no number, so that no label follows from it.
         """
         rows = [self._encode(sentence)[0][0] for sentence in sentences]
-        logits = self._model.run(*pad_rows(rows))
+        buckets = np.searchsorted(self._buckets, [len(row) for row in rows])
+        logits = np.empty((len(rows), len(self.labels)))
+        for bucket in np.unique(buckets):
+            members = np.flatnonzero(buckets == bucket)
+            for batch in np.split(members, range(BATCH, len(members), BATCH)):
+                logits[batch] = self._model.run(*pad_rows([rows[place] for place in batch]))
         if not np.isfinite(logits).all():
             raise PredictError("the runtime answered with something that is no number")
-        return softmax(logits.astype(np.float64), axis=1)
+        return softmax(logits, axis=1)
 
     def classify(self, sentences: Iterable[str]) -> Iterator[tuple[str, float]]:
         """Yield (label, probability) for each sentence, in order.
@@ -89,13 +94,13 @@ class Classifier:
         Of two classes it is the probability of the last one, positive; of more, that of the label.
         """
         two, sentences = len(self.labels) == 2, iter(sentences)
-        while batch := list(islice(sentences, BATCH)):
+        while batch := list(islice(sentences, READ_AHEAD)):
             for row in self.probabilities(batch):
                 best = int(row.argmax())
                 yield self.labels[best], float(row[1 if two else best])
 
     def words_read(self, sentence: str) -> int:
-        """How many of the sentence's words, parted by blanks, count; the cut takes the others."""
+        """How many of the sentence's words, split at blanks, are read; the cut takes the others."""
         words = sentence.split()
         first = (self._encode(" ".join(words[:n]))[0].tolist() for n in range(len(words)))
         read = self._encode(" ".join(words))[0].tolist()
@@ -105,7 +110,7 @@ class Classifier:
 def occlusion(classifier: Classifier, sentence: str) -> list[tuple[str, float]]:
     """What each word does for the answer, after Zeiler and Fergus 2014: leave it out and see.
 
-    Returns each word, parted by blanks, with how much the probability of the sentence's label falls
+    Returns each word, split at blanks, with how much the probability of the sentence's label falls
     without it: above 0 it speaks for the label, below 0 against it. Words that the classifier cuts
     off have 0.
     """
@@ -118,51 +123,47 @@ def occlusion(classifier: Classifier, sentence: str) -> list[tuple[str, float]]:
     return list(zip(words, effects + [0.0] * (len(words) - read), strict=True))
 
 
-def _folder_notes(path: Path) -> dict:
+def _folder_metadata(path: Path) -> dict:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         tokenizer = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-        notes = {"labels": labels, "max_length": int(tokenizer["model_max_length"])}
+        metadata = {"labels": labels, "max_length": int(tokenizer["model_max_length"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PredictError(f"{path} is not a folder with a classifier: {error}") from None
     if not (path / "model.safetensors").is_file():
         raise PredictError(f"{path} holds no model.safetensors")
-    return notes
+    return metadata
 
 
-def _onnx_notes(path: Path) -> dict:
+def _onnx_metadata(path: Path) -> dict[str, str]:
     import onnx
 
     try:
-        model = onnx.load(path, load_external_data=False)  # its notes alone
+        model = onnx.load(path, load_external_data=False)  # only what the file itself says
     except Exception:  # protobuf's exceptions share no base class
         raise PredictError(f"{path} is not an ONNX model that can be loaded") from None
-    return _checked(path, {entry.key: entry.value for entry in model.metadata_props})
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def _openvino_notes(path: Path) -> dict:
+def _openvino_metadata(path: Path) -> dict[str, str]:
     import openvino
 
     try:
         model = openvino.Core().read_model(path)
     except RuntimeError:
         raise PredictError(f"{path} is not an OpenVINO model that can be loaded") from None
-    info = model.get_rt_info([NOTES]).value if model.has_rt_info([NOTES]) else {}
-    return _checked(path, {key: str(getattr(note, "value", note)) for key, note in info.items()})
+    info = model.get_rt_info([METADATA]).value if model.has_rt_info([METADATA]) else {}
+    return {key: str(getattr(entry, "value", entry)) for key, entry in info.items()}
 
 
-def _checked(path: Path, notes: dict[str, str]) -> dict:
+def _checked(path: Path, metadata: dict[str, str]) -> dict:
     try:
-        return {
-            "tokenizer": notes["tokenizer"],
-            "max_length": int(notes["max_length"]),
-            "labels": json.loads(notes["labels"]),
-        }
+        length, labels = int(metadata["max_length"]), json.loads(metadata["labels"])
+        return {"tokenizer": metadata["tokenizer"], "max_length": length, "labels": labels}
     except (KeyError, ValueError):
-        raise PredictError(
-            f"{path} does not say which tokenizer it needs; use a file made by 03 or 04"
-        ) from None
+        fault = "does not say which tokenizer it needs; use a file made by 03 or 04"
+        raise PredictError(f"{path} {fault}") from None
 
 
 def read_lines(stream) -> Iterator[str]:
@@ -185,9 +186,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, type=Path, help="a folder, an .onnx or an .xml")
     chosen = parser.parse_args(arguments)
     try:
-        classifier = Classifier(chosen.model)
-        for label, positive in classifier.classify(read_lines(sys.stdin.buffer)):
-            print(f"{label}\t{positive:.6f}")
+        classifier = Classifier(chosen.model, streams=physical_cores())
+        for label, probability in classifier.classify(read_lines(sys.stdin.buffer)):
+            print(f"{label}\t{probability:.6f}")
     except PredictError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
