@@ -1,43 +1,65 @@
-"""ONNX files of BERT-type classifiers: export, the reader's notes inside them, what they hold."""
+"""ONNX files of BERT-type classifiers: export, their metadata, and what they hold."""
 
 import json
+import logging
 import math
 import tempfile
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import onnxruntime
-import pandas as pd
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from helpers.training import load_classifier, untrained_classifier
+
+if TYPE_CHECKING:
+    from helpers.tutorial.profile import Baseline
+
 INPUTS = ("input_ids", "attention_mask")
-ENGINE_INPUTS = ("input_ids", "token_type_ids", "attention_mask")  # the reference engine's order
-# matrix products and what is fused around them, in integer arithmetic
-INTEGER_OPERATORS = {
-    "MatMulInteger",
-    "DynamicQuantizeMatMul",
-    "MatMulIntegerToFloat",
-    "QLinearMatMul",
-    "QGemm",
-    "QAttention",
-}
-FLOAT_PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention"}
-CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+ENGINE_INPUTS = ("input_ids", "token_type_ids", "attention_mask")  # the blog's engine's order
+OPSET, ENGINE_OPSET = 17, 14  # the newest that neural-compressor reads; that of the blog's engine
+
+
+def run_layer(layer: nn.Module, queries, states, bias):
+    """One encoder layer of BERT for the tokens in `queries`, which attend to `states`.
+
+    `queries` is (batch, n, hidden), `states` (batch, length, hidden), `bias` (batch, 1, 1, length):
+    0 for a word piece, a very low number for padding. Returns (batch, n, hidden).
+    """
+    attention, projected = layer.attention.self, layer.attention.output
+    heads, size = attention.num_attention_heads, attention.attention_head_size
+
+    def by_head(rows):
+        return rows.view(rows.size(0), rows.size(1), heads, size).permute(0, 2, 1, 3)
+
+    if heads:
+        query = by_head(attention.query(queries))
+        key, value = by_head(attention.key(states)), by_head(attention.value(states))
+        scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(size) + bias
+        context = torch.matmul(torch.softmax(scores, dim=-1), value).permute(0, 2, 1, 3)
+        context = context.contiguous().view(context.size(0), context.size(1), heads * size)
+        gathered = projected.dense(context)
+    else:  # all heads are pruned away: nothing comes from other tokens
+        gathered = projected.dense.bias
+    attended = projected.LayerNorm(gathered + queries)
+    widened = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(attended))
+    return layer.output.LayerNorm(layer.output.dense(widened) + attended)
 
 
 class PlainBert(nn.Module):
-    """A BERT classifier spelt out plainly: the same weights and logits, an easier graph.
+    """A BERT classifier written out plainly: the same weights and logits, an easier graph.
 
-    `first_token_only` leaves out what nobody reads: the head sees the first token alone, so in the
-    last layer only that token's query, attention output and feed-forward block are computed.
-    Without `token_types` there is no such input, and every token is of type 0, as in single
-    sentences.
+    With `first_token_only` the last layer computes the first token alone, the only one that the
+    head reads. Without `token_types` there is no such input, and every token is of type 0, as in
+    single sentences.
     """
 
     def __init__(
@@ -55,49 +77,21 @@ class PlainBert(nn.Module):
             states = states + embeddings.token_type_embeddings(token_type_ids[0])
             states = states + embeddings.position_embeddings(embeddings.position_ids[:, :length])
         else:
-            always = (
-                embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
-            )
-            states = states + always[:length]
+            types, positions = embeddings.token_type_embeddings, embeddings.position_embeddings
+            states = states + (positions.weight + types.weight[0])[:length]
         states = embeddings.LayerNorm(states)
         real = attention_mask[:, None, None, :].to(states.dtype)
         bias = (1.0 - real) * torch.finfo(states.dtype).min
         *lower, last = self.model.bert.encoder.layer
         for layer in lower:
-            states = self._layer(layer, states, states, bias)
-        first = states[:, :1] if self.first_token_only else states
-        first = self._layer(last, first, states, bias)[:, 0]
+            states = run_layer(layer, states, states, bias)
+        queries = states[:, :1] if self.first_token_only else states
+        first = run_layer(last, queries, states, bias)[:, 0]
         return self.model.classifier(torch.tanh(self.model.bert.pooler.dense(first)))
-
-    @staticmethod
-    def _layer(layer, asking, states, bias):
-        """One encoder layer for the tokens `asking` (batch, n, hidden), attending to `states`."""
-        attention, projected = layer.attention.self, layer.attention.output
-        heads, size = attention.num_attention_heads, attention.attention_head_size
-
-        def by_head(rows):
-            return rows.view(rows.size(0), rows.size(1), heads, size).permute(0, 2, 1, 3)
-
-        if heads:
-            query = by_head(attention.query(asking))
-            key, value = by_head(attention.key(states)), by_head(attention.value(states))
-            scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(size) + bias
-            context = torch.matmul(torch.softmax(scores, dim=-1), value).permute(0, 2, 1, 3)
-            context = context.contiguous().view(context.size(0), context.size(1), heads * size)
-            gathered = projected.dense(context)
-        else:  # all pruned away: nothing is gathered from other tokens
-            gathered = projected.dense.bias
-        attended = projected.LayerNorm(gathered + asking)
-        widened = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(attended))
-        return layer.output.LayerNorm(layer.output.dense(widened) + attended)
 
 
 def export_onnx(
-    model: PreTrainedModel | PlainBert,
-    path: Path,
-    *,
-    opset: int = 17,
-    inputs: Sequence[str] = INPUTS,
+    model: nn.Module, path: Path, *, inputs: Sequence[str] = INPUTS, opset: int = OPSET
 ) -> None:
     """Export a classifier with the given inputs, in this order, and the output `logits`.
 
@@ -111,10 +105,8 @@ def export_onnx(
     model = model.eval().cpu()
     if isinstance(model, PreTrainedModel):
         model.set_attn_implementation("eager")
-    example = torch.ones((2, 8), dtype=torch.int64)
-    axes = {0: "batch", 1: "length"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    example, axes = torch.ones((2, 8), dtype=torch.int64), {0: "batch", 1: "length"}
+    with quiet():
         torch.onnx.export(
             model,
             (example,) * len(inputs),
@@ -128,15 +120,48 @@ def export_onnx(
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def write_notes(path: Path, *, tokenizer: str, max_length: int, labels: tuple[str, ...]) -> None:
-    """Store in the file what a program needs to feed it text.
+def load_baseline(
+    settings: "Baseline", teacher: Path, *, labels: Sequence[str], seed: int
+) -> PreTrainedModel:
+    """BERT-Base: the teacher where the profile says that it is one, else untrained weights."""
+    if settings.weights == "teacher":
+        return load_classifier(teacher, settings.architecture, labels=labels)
+    return untrained_classifier(settings.architecture, seed=seed)
 
-    `tokenizer` is a folder relative to the ONNX file; `max_length` counts word pieces.
+
+def write_metadata(path: Path, *, tokenizer: str, max_length: int, labels: Sequence[str]) -> None:
+    """Store in an ONNX file what a program needs to feed it text.
+
+    `tokenizer` is a folder relative to the file; `max_length` counts word pieces.
     """
     model = onnx.load(path)
-    notes = {"tokenizer": tokenizer, "max_length": str(max_length), "labels": json.dumps(labels)}
-    onnx.helper.set_model_props(model, notes)
+    metadata = {"tokenizer": tokenizer, "max_length": str(max_length), "labels": json.dumps(labels)}
+    onnx.helper.set_model_props(model, metadata)
     onnx.save(model, path)
+
+
+def read_tensors(
+    path: Path, names: Sequence[str], rows: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What tensors inside an ONNX file hold, by name: those of all rows one below the other.
+
+    `rows` are inputs of one sentence each; a tensor (1, length, size) becomes (tokens, size).
+
+    Raises:
+        KeyError: the file has no such tensor.
+    """
+    model = onnx.load(path)
+    if missing := set(names) - {name for node in model.graph.node for name in node.output}:
+        raise KeyError(f"{path.name} has no tensor {min(missing)}")
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found = [session.run(list(names), dict(row)) for row in rows]
+    return {
+        name: np.concatenate([values[0] for values in held])
+        for name, held in zip(names, zip(*found, strict=True), strict=True)
+    }
 
 
 def operator_counts(path: Path, *, optimised: bool = False) -> Counter:
@@ -152,49 +177,13 @@ def operator_counts(path: Path, *, optimised: bool = False) -> Counter:
         return operator_counts(Path(options.optimized_model_filepath))
 
 
-def operator_table(**files: Path) -> pd.DataFrame:
-    """Counts of each operator type, one column a file, the most frequent first."""
-    table = pd.DataFrame({name: operator_counts(path) for name, path in files.items()})
-    table = table.fillna(0).astype(int)
-    return table.loc[table.sum(axis=1).sort_values(ascending=False).index]
-
-
-def operator_times(path: Path, input_ids: Sequence[int], *, runs: int = 60) -> dict[str, float]:
-    """Milliseconds per inference that each operator type takes, by ONNX Runtime's profiler.
-
-    One sentence, one thread; the median over `runs` of each operator, summed by type. The types
-    are those of the graph as the runtime has optimised it, which fuses operators of the file.
-    """
-    ids = np.array([input_ids], dtype=np.int64)
-    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    with tempfile.TemporaryDirectory() as scratch:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(scratch, "profile"))
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        for _ in range(runs):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    durations: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            durations[event["args"]["op_name"], event["name"]].append(event["dur"])
-    times: dict[str, float] = defaultdict(float)
-    for (kind, _), microseconds in durations.items():
-        times[kind] += float(np.median(microseconds)) / 1000
-    return dict(times)
-
-
-def compare_logits(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
+def compare_logits(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
     """Largest and mean absolute difference of two logit arrays, and the share of equal labels."""
-    gap = np.abs(reference - other)
+    gap = np.abs(expected - found)
     return {
         "largest difference": float(gap.max()),
         "mean difference": float(gap.mean()),
-        "same label": float(np.mean(reference.argmax(1) == other.argmax(1))),
+        "same label": float(np.mean(expected.argmax(1) == found.argmax(1))),
     }
 
 
@@ -208,3 +197,15 @@ def size_mb(path: Path) -> float:
     else:
         files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     return sum(file.stat().st_size for file in files) / 2**20
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back the warnings and log lines of exporters and quantizers."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

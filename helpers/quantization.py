@@ -1,18 +1,16 @@
-"""What the INT8 notebook needs around neural-compressor, ONNX Runtime and NNCF."""
+"""What the INT8 notebooks need around neural-compressor, ONNX Runtime and NNCF."""
 
 import json
 import logging
 import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import nncf
 import numpy as np
 import onnx
-import onnxruntime
 import openvino as ov
 from datasets import Dataset
 from IPython.display import clear_output
@@ -23,10 +21,9 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from helpers.environment import physical_cores
-from helpers.classify import NOTES
-from helpers.runtimes import load_model
-from helpers.training import collect_rows
+from helpers.compat import neural_compressor
+from helpers.export import quiet
+from helpers.runtimes import METADATA, runtime_logits
 
 
 class QuantizationError(RuntimeError):
@@ -37,51 +34,30 @@ class CalibrationLoader:
     """Calibration sentences in the form neural-compressor asks for.
 
     Iterating yields ({"input_ids", "attention_mask"}, label), int64 arrays of shape (1, length).
+    `inputs` has the inputs alone, as NNCF takes them.
     """
 
     batch_size = 1
 
     def __init__(self, encoded: Dataset):
-        self._rows = [
-            {
-                name: np.array([row[name]], dtype=np.int64)
-                for name in ("input_ids", "attention_mask")
-            }
-            for row in encoded
+        names = ("input_ids", "attention_mask")
+        self.inputs = [
+            {name: np.array([row[name]], dtype=np.int64) for name in names} for row in encoded
         ]
 
     def __iter__(self) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-        return ((row, 0) for row in self._rows)
+        return ((row, 0) for row in self.inputs)
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def inputs(self) -> list[dict[str, np.ndarray]]:
-        """The inputs alone, as NNCF takes them."""
-        return self._rows
+        return len(self.inputs)
 
 
-def runtime_logits(runtime, source, encoded: Dataset, tokenizer, *, description: str) -> np.ndarray:
-    """Logits (n, classes) of a model file over a tokenised dataset, on every physical core.
-
-    Sentences go one by one, unpadded: a quantizer that takes its ranges from the data at hand
-    must see the sentences as the benchmark will show them.
-    """
-    model = load_model(runtime, source, threads=physical_cores())
-
-    def run(batch):
-        return model.run(batch["input_ids"], batch["attention_mask"])
-
-    return collect_rows(run, encoded, tokenizer, description=description, batch_size=1)
-
-
-def graph_logits(graph, encoded: Dataset, tokenizer, *, description: str) -> np.ndarray:
-    """The same for a graph in memory, as neural-compressor hands it to its evaluation function."""
+def graph_logits(graph, encoded: Dataset, *, description: str = "") -> np.ndarray:
+    """`runtime_logits` of a graph in memory, as neural-compressor hands it to `eval_func`."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "graph.onnx")
         onnx.save(getattr(graph, "model", graph), path)
-        return runtime_logits("onnxruntime", path, encoded, tokenizer, description=description)
+        return runtime_logits("onnxruntime", path, encoded, description=description)
 
 
 def save_quantized(model, path: Path) -> None:
@@ -130,93 +106,35 @@ def quantize_with_onnxruntime(
 
 
 def quantize_with_nncf(
-    source: Path,
-    target: Path,
-    calibration: CalibrationLoader,
-    *,
-    notes: dict | None = None,
-    **settings,
-) -> None:
-    """Static INT8 of an ONNX file with NNCF's recipe for transformers, SmoothQuant included.
+    model: ov.Model | onnx.ModelProto, calibration: CalibrationLoader, **settings
+) -> ov.Model | onnx.ModelProto:
+    """Static INT8 with NNCF's settings for transformers, SmoothQuant included.
 
-    The target is an OpenVINO model (`.xml`) or, in the QDQ form, an ONNX file. Unless `settings`,
-    those of `nncf.quantize`, say otherwise, activations are symmetric. `notes` are those of
-    `onnx_models.write_notes`, for OpenVINO.
+    Unless `settings`, those of `nncf.quantize`, say otherwise, activations are symmetric. The
+    result is a model of the same kind, an ONNX model in the QDQ form.
     """
-    read = onnx.load if target.suffix == ".onnx" else ov.Core().read_model
     defaults = {
         "model_type": nncf.ModelType.TRANSFORMER,
         "preset": nncf.QuantizationPreset.PERFORMANCE,
         "subset_size": len(calibration),
     }
     with quiet():
-        model = nncf.quantize(read(source), nncf.Dataset(calibration.inputs), **defaults | settings)
+        quantized = nncf.quantize(model, nncf.Dataset(calibration.inputs), **defaults | settings)
     clear_output()  # of NNCF's progress bars
-    if target.suffix == ".onnx":
-        onnx.save(model, target)
-    else:
-        save_openvino(model, target, **notes or {})
+    return quantized
 
 
-def openvino_products(path: Path) -> Counter:
-    """How many of an OpenVINO model's products with weights run in integers, and in floats.
+def save_openvino(
+    model: ov.Model, path: Path, *, tokenizer: str, max_length: int, labels: Sequence[str]
+) -> None:
+    """Save an OpenVINO model as `.xml` and `.bin`, its unquantized weights in FP32.
 
-    Counted in the compiled model. The products inside attention, which OpenVINO fuses with what
-    stands between them, are not among them.
+    With the metadata of `helpers.export.write_metadata`.
     """
-    compiled = ov.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    operators = [operator.rt_info for operator in compiled.get_runtime_model().get_ops()]
-    precisions = [
-        info["runtimePrecision"].astype(str)
-        for info in operators
-        if info["layerType"].astype(str) == "FullyConnected"
-    ]
-    return Counter("integer" if name in ("i8", "u8") else "float" for name in precisions)
-
-
-def layer_states(path: Path, encoded: Dataset, layers: int) -> list[np.ndarray]:
-    """What each encoder layer of an exported model hands on, FP32 (tokens, hidden) a layer.
-
-    `path` is an ONNX file, run with ONNX Runtime, or an OpenVINO model. It must hold the tensors
-    by the names the FP32 export gave them, as quantizers leave them; all sentences' tokens are in
-    the dataset's order.
-
-    Raises:
-        KeyError: the file does not hold such a tensor.
-    """
-    names = [
-        f"/bert/encoder/layer.{layer}/output/LayerNorm/LayerNormalization_output_0"
-        for layer in range(layers)
-    ]
-    rows = CalibrationLoader(encoded).inputs
-    if path.suffix == ".xml":
-        model = ov.Core().read_model(path)
-        model.add_outputs(names)
-        compiled = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        found = [[results[name] for name in names] for results in map(compiled, rows)]
-    else:
-        model = onnx.load(path)
-        there = {name for node in model.graph.node for name in node.output}
-        if lacking := set(names) - there:
-            raise KeyError(f"{path.name} has no {min(lacking)}")
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-        found = [session.run(names, row) for row in rows]
-    return [np.concatenate([states[0] for states in layer]) for layer in zip(*found, strict=True)]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back the warnings and log lines of the quantizers."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+    metadata = {"tokenizer": tokenizer, "max_length": str(max_length), "labels": json.dumps(labels)}
+    for name, text in metadata.items():
+        model.set_rt_info(text, [METADATA, name])
+    ov.save_model(model, path, compress_to_fp16=False)
 
 
 @contextmanager
@@ -242,21 +160,8 @@ def tuning_log() -> Iterator[list[str]]:
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as workspace:
             warnings.simplefilter("ignore")
-            from neural_compressor import set_workspace
-
-            set_workspace(workspace)
+            neural_compressor.set_workspace(workspace)
             yield trials
     finally:
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
-
-
-def save_openvino(model: ov.Model, path: Path, **notes) -> None:
-    """Save an OpenVINO model as `.xml` and `.bin`, its unquantized weights in FP32.
-
-    `notes` are those of `onnx_models.write_notes`.
-    """
-    for name, value in notes.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        model.set_rt_info(text, [NOTES, name])
-    ov.save_model(model, path, compress_to_fp16=False)

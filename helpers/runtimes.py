@@ -1,20 +1,28 @@
 """One interface to every runtime: token arrays in, logits out, on a fixed number of threads."""
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tokenizers
+from tqdm.auto import tqdm
 
-from helpers.environment import has_bf16
+from helpers.environment import has_bf16, physical_cores
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from helpers.tutorial.profile import Baseline
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RuntimeName = Literal["pytorch", "onnxruntime", "openvino"]
+METADATA = "metadata"  # the section of an OpenVINO file for what an ONNX file has as metadata
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,10 @@ def load_model(runtime: RuntimeName, source, *, threads: int, **options) -> Load
 
     Options of PyTorch: `mode`, one of "inference_mode" (the default), "autograd" (as the blog timed
     it) and "compile" (`torch.compile`, which needs a C++ compiler). Of OpenVINO: `hint`, the
-    precision of what is not INT8, "f32" (the default) or "bf16"; and `buckets`, lengths to which
-    inputs are padded so that the model is compiled once for each, at batch size 1.
+    precision of what is not INT8, "f32" (the default) or "bf16"; `buckets`, lengths in word pieces
+    for each of which the model is compiled, at batch size 1, so that each sentence runs alone at
+    the shortest that holds it, however wide its batch was padded; and with buckets `streams`, how
+    many sentences run at once, for many sentences rather than for a quick answer to one.
 
     Raises:
         RuntimeError: the runtime would use another number of threads, or an option cannot be had
@@ -98,7 +108,7 @@ def _load_onnxruntime(source: Path, threads: int) -> LoadedModel:
 
 
 def _load_openvino(
-    source: Path, threads: int, hint: str = "f32", buckets: Sequence[int] = ()
+    source: Path, threads: int, hint: str = "f32", buckets: Sequence[int] = (), streams: int = 1
 ) -> LoadedModel:
     if hint == "bf16" and not has_bf16("cpu"):
         raise RuntimeError("this CPU has no BF16 instructions")
@@ -106,8 +116,8 @@ def _load_openvino(
     model = core.read_model(str(source))
     settings = {
         "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": streams,
+        "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": hint,  # else BF16 where the CPU has it
     }
 
@@ -118,8 +128,8 @@ def _load_openvino(
 
     if buckets:
         by_length = {length: compile_for(length) for length in sorted(buckets)}
-        run = _one_at_a_time(_run_in_buckets(by_length))
-        return LoadedModel(run, _openvino_threads(*by_length.values()))
+        run = _run_in_buckets(by_length) if streams == 1 else _run_in_streams(by_length)
+        return LoadedModel(_one_at_a_time(run), _openvino_threads(*by_length.values()))
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
 
@@ -143,7 +153,7 @@ def _one_at_a_time(run: Run) -> Run:
 
 @cache
 def _openvino_core():
-    """One for the whole process, as its makers advise: models come and go under it."""
+    """One for the whole process, as OpenVINO's documentation advises."""
     import openvino
 
     return openvino.Core()
@@ -153,8 +163,17 @@ def _openvino_threads(*compiled) -> int:
     return max(model.get_property("INFERENCE_NUM_THREADS") for model in compiled)
 
 
+def _bucket(by_length: dict, mask: np.ndarray) -> tuple[int, int]:
+    """How many word pieces of a row count, padding left out, and the shortest bucket for them."""
+    pieces = len(np.trim_zeros(mask, "b"))
+    fitting = [length for length in by_length if length >= pieces]
+    if not fitting:
+        raise ValueError(f"{pieces} word pieces do not fit the longest bucket, {max(by_length)}")
+    return pieces, min(fitting)
+
+
 def _run_in_buckets(by_length: dict) -> Run:
-    """Run a model of the shortest fitting length on each row, through arrays that stay in place."""
+    """Run each row at its own bucket, one after the other, through arrays that stay in memory."""
     import openvino
 
     held = {}
@@ -164,22 +183,44 @@ def _run_in_buckets(by_length: dict) -> Run:
         for name, array in zip(("input_ids", "attention_mask"), arrays, strict=True):
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         held[length] = (request, *arrays, request.get_output_tensor(0).data)
-    longest = max(held)
-    fitting = [held[min(length for length in held if length >= n)] for n in range(longest + 1)]
 
     def run_row(input_ids, attention_mask):
-        n = len(input_ids)
-        if n > longest:
-            raise ValueError(f"{n} word pieces do not fit the longest bucket, {longest}")
-        request, ids, mask, logits = fitting[n]
-        ids[0, :n], ids[0, n:] = input_ids, 0
-        mask[0, :n], mask[0, n:] = attention_mask, 0
+        pieces, length = _bucket(by_length, attention_mask)
+        request, ids, mask, logits = held[length]
+        ids[0, :pieces], ids[0, pieces:] = input_ids[:pieces], 0
+        mask[0, :pieces], mask[0, pieces:] = attention_mask[:pieces], 0
         request.infer()
         return logits.copy()
 
     def run(input_ids, attention_mask):
         rows = zip(input_ids, attention_mask, strict=True)
         return np.concatenate([run_row(*row) for row in rows])
+
+    return run
+
+
+def _run_in_streams(by_length: dict) -> Run:
+    """Run the rows bucket by bucket, within a bucket as many at once as there are streams."""
+    import openvino
+
+    queues = {length: openvino.AsyncInferQueue(compiled) for length, compiled in by_length.items()}
+
+    def run(input_ids, attention_mask):
+        logits: list[np.ndarray | None] = [None] * len(input_ids)
+        chosen = [_bucket(by_length, mask) for mask in attention_mask]
+
+        def keep(request, row):
+            logits[row] = request.get_output_tensor(0).data[0].copy()
+
+        for length, queue in queues.items():
+            queue.set_callback(keep)
+            for row, (pieces, bucket) in enumerate(chosen):
+                if bucket == length:
+                    cut = (input_ids[row, :pieces], attention_mask[row, :pieces])
+                    ids, mask = (np.pad(values, (0, length - pieces))[None] for values in cut)
+                    queue.start_async({"input_ids": ids, "attention_mask": mask}, row)
+            queue.wait_all()
+        return np.stack(logits)
 
     return run
 
@@ -192,9 +233,9 @@ def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> tuple:
     length = length or max(map(len, rows))
     ids = np.zeros((len(rows), length), dtype=np.int64)
     mask = np.zeros_like(ids)
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         kept = row[:length]
-        ids[place, : len(kept)], mask[place, : len(kept)] = kept, 1
+        ids[number, : len(kept)], mask[number, : len(kept)] = kept, 1
     return ids, mask
 
 
@@ -215,3 +256,38 @@ def load_text_encoder(tokenizer: Path, max_length: int) -> Callable[[str], tuple
         return ids, np.ones_like(ids)
 
     return encode
+
+
+def runtime_logits(
+    runtime: RuntimeName, source, encoded: "Dataset", *, description: str = "", **options
+) -> np.ndarray:
+    """Logits (n, classes) of a model over a tokenised dataset, on every physical core.
+
+    Sentences go one by one, unpadded: what takes its ranges from the data at hand must see each
+    sentence as the benchmark will show it. `options` are those of `load_model`.
+    """
+    model = load_model(runtime, source, threads=physical_cores(), **options)
+    rows = tqdm(encoded["input_ids"], desc=description or runtime, unit=" sentences")
+    return np.concatenate([model.run(*pad_rows([row])) for row in rows]).astype(np.float32)
+
+
+def baseline_logits(
+    settings: "Baseline", path: Path, encoded: "Dataset", *, name: str
+) -> dict[str, np.ndarray]:
+    """ONNX Runtime's logits of BERT-Base under `name`; nothing where its weights are untrained."""
+    if settings.weights == "untrained":  # it has a latency and a size, and no accuracy
+        return {}
+    return {name: runtime_logits("onnxruntime", path, encoded, description=name)}
+
+
+def median_ms(run: Run, inputs: tuple[np.ndarray, np.ndarray]) -> float:
+    """A quick look at a latency: the median in ms of 30 calls, after 5 that do not count.
+
+    `inputs` are `input_ids` and `attention_mask`. The benchmark measures with more care.
+    """
+    times = []
+    for _ in range(35):
+        start = time.perf_counter()
+        run(*inputs)
+        times.append(1000 * (time.perf_counter() - start))
+    return float(np.median(times[5:]))
