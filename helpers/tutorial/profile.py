@@ -3,8 +3,8 @@
 A profile is a TOML file in `profiles/`. It holds data, models, architectures and hyperparameters;
 no code asks for a profile's name. A profile may `extend` another and state only what differs, and
 the environment variable SET changes single settings for one run: `SET="name=trial seed=7
-teacher.frozen_layers=0"`. Artefacts go by the profile's name, so a trial with a name of its own
-leaves the others alone.
+teacher.frozen_layers=0"`. Results go by the profile's name, so a trial with a name of its own
+leaves the others alone. What each setting means stands beside it in `profiles/laptop.toml`.
 """
 
 import os
@@ -16,14 +16,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIABLE, CHANGES_VARIABLE = "PROFILE", "SET"
 DEFAULT = "laptop"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Portion = Annotated[float, Field(ge=0, lt=1)]  # a share that may be 0
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Counts = Annotated[list[Count], Field(min_length=1)]
+Positives = Annotated[list[Positive], Field(min_length=1)]
+Rates = Annotated[list[Rate], Field(min_length=1)]
+Weights = Annotated[list[Weight], Field(min_length=1)]
 
-# What a run takes from outside: an asset's name, a place on the hub, or a path; "" for nothing.
+# What a run takes from outside: an asset's name, a repository on the hub, or a path; "" for none.
 # `helpers.tutorial.sources.locate` turns one into a folder or file, so SET can replace any of them.
 _FROM_OUTSIDE = object()
 Reference = Annotated[str, _FROM_OUTSIDE]
@@ -63,20 +69,9 @@ class Architecture(_Section):
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
         return self
 
-    @classmethod
-    def of(cls, config) -> "Architecture":
-        """Read the shape off a `transformers` configuration."""
-        return cls(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            intermediate=config.intermediate_size,
-            vocabulary=config.vocab_size,
-        )
-
 
 class Training(_Section):
-    """Hyperparameters of one fine-tuning or distillation.
+    """Hyperparameters of one training.
 
     `start` is where the weights come from, if not from the section's own model; with 0 epochs they
     are taken as they are, head included. `warmup` is a share of the steps; `dropout` replaces the
@@ -86,11 +81,11 @@ class Training(_Section):
 
     start: Reference = ""
     epochs: Count
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Rate
     batch_size: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
-    warmup: Annotated[float, Field(ge=0, lt=1)]
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    weight_decay: Weight
+    warmup: Portion
+    dropout: Portion | None = None
     checkpoints: Count = 0
 
 
@@ -148,12 +143,7 @@ class Student(_Section):
 
 
 class Transfer(_Section):
-    """Sentences to distil on besides the training sentences.
-
-    `source` names them, at most `sentences` are taken (0 takes all). Their scores are this run's
-    teacher's, or those "stored" with them. `training_sentences` says whether the set holds the
-    training sentences too.
-    """
+    """Sentences to distil on besides the training sentences, scored by the teacher or "stored"."""
 
     source: Reference
     scores: Literal["teacher", "stored"]
@@ -172,46 +162,38 @@ class Augmentation(_Section):
 
 
 class Generation(_Section):
-    """Sentences that a causal language model writes after labelled examples; "" for none.
-
-    Each prompt shows `examples` labelled sentences of one class; `temperature` and `top_p` are of
-    the sampling. A sentence is kept where the teacher gives its class a probability of at least
-    `confidence`.
-    """
+    """Sentences that a causal language model writes after labelled examples; "" for none."""
 
     model: Reference
     sentences: Positive
     examples: Positive
     longest: Positive
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Rate
     top_p: Annotated[float, Field(gt=0, le=1)]
-    confidence: Annotated[float, Field(ge=0, lt=1)]
+    confidence: Portion
 
 
 class Distillation(_Section):
     """The curves of "distillation in depth": each budget of labels is drawn `draws` times."""
 
-    budgets: Annotated[list[Positive], Field(min_length=1)]
+    budgets: Positives
     draws: Positive
     augmentation: Augmentation
     generation: Generation
 
 
-class Pretraining(_Section):
-    """Task-agnostic distillation of an encoder (optional).
+class HiddenStates(_Section):
+    """Pretraining on a large encoder's hidden states: general distillation.
 
-    `text` is a file of unlabelled sentences, one a line, plain or compressed; where it is empty
-    the training sentences are read without their labels. Layers count from 1 and pair up in
-    order; a weight of 0 leaves a pair out.
+    Layers count from 1 and pair up in order; a weight of 0 leaves a pair out.
     """
 
-    text: Reference
     teacher: Reference
-    teacher_layers: Annotated[list[Positive], Field(min_length=1)]
-    student_layers: Annotated[list[Positive], Field(min_length=1)]
-    layer_weights: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
-    pooled_weight: Annotated[float, Field(ge=0)]
-    masked: Annotated[float, Field(ge=0, lt=1)]
+    teacher_layers: Positives
+    student_layers: Positives
+    layer_weights: Weights
+    pooled_weight: Weight
+    masked: Portion
     principal_components: bool
     training: Training
 
@@ -222,49 +204,60 @@ class Pretraining(_Section):
         return self
 
 
-class Quantization(_Section):
-    """Post-training quantization; `max_accuracy_loss` is relative, on the dev sentences.
+class MaskedWords(_Section):
+    """Pretraining on masked words alone, without a teacher; `masked` is their share."""
 
-    `study_sentences` are the sizes of the calibration study, and `trials` is how often
-    neural-compressor may try where it is left to itself.
-    """
+    masked: Share
+    training: Training
+
+
+class Pretraining(_Section):
+    """How an encoder is pretrained (optional), and how often it is fine-tuned in the comparison."""
+
+    objective: Literal["both", "hidden_states", "masked_words"]
+    text: Reference
+    seeds: Positive
+    learning_rates: Rates
+    hidden_states: HiddenStates
+    masked_words: MaskedWords
+
+
+class Quantization(_Section):
+    """Post-training quantization; `max_accuracy_loss` is relative, on the dev sentences."""
 
     calibration_sentences: Positive
-    max_accuracy_loss: Annotated[float, Field(gt=0, lt=1)]
-    study_sentences: Annotated[list[Positive], Field(min_length=1)]
+    max_accuracy_loss: Share
+    study_sentences: Positives
     trials: Positive
 
 
-class Compression(_Section):
-    """Pruning and quantization-aware training of the student (optional).
+class Cut(_Section):
+    """Shares of the heads and of the neurons that pruning removes, of all layers together."""
 
-    Everything is repeated with `seeds` seeds, on at most `sentences` of the transfer set (0 takes
-    all), quantization-aware training on `aware_sentences` of them. `weights`, `heads` and `neurons`
-    are the shares that pruning removes. `sparse` trains with single weights pruned; `prune` and
-    `recover` are the two shots that make a finished student smaller, `one_shot` starts at
-    the student's checkpoint and does all at once; `aware` trains with quantization in the loop.
+    heads: Share
+    neurons: Share
+
+
+class Compression(_Section):
+    """Pruning, architecture search and quantization-aware training of the student (optional).
+
+    `prune` trains while heads and neurons go, `recover` what is left; the search tries `trials`
+    shapes, each trained as `search` says.
     """
 
     seeds: Positive
     sentences: Count
     aware_sentences: Positive
-    weights: Share
-    heads: Share
-    neurons: Share
-    sparse: Training
+    cuts: Annotated[list[Cut], Field(min_length=1)]
+    trials: Positive
     prune: Training
     recover: Training
-    one_shot: Training
+    search: Training
     aware: Training
 
 
 class Benchmark(_Section):
-    """How long and at which sizes the CPU benchmark runs; a thread count of 0 is every core.
-
-    In a round each variant has a turn of at least `turn_ms` milliseconds on the same
-    `sentences_per_turn` sentences. `lengths` and `batches` are the sizes of the sweeps, which take
-    `sweep_rounds` rounds.
-    """
+    """How long and at which sizes the CPU benchmark runs; a thread count of 0 is every core."""
 
     sequence_length: Positive
     sentences: Positive
@@ -273,13 +266,13 @@ class Benchmark(_Section):
     sweep_rounds: Positive
     sentences_per_turn: Positive
     turn_ms: Positive
-    threads: Annotated[list[Count], Field(min_length=1)]
-    lengths: Annotated[list[Positive], Field(min_length=1)]
-    batches: Annotated[list[Positive], Field(min_length=1)]
+    threads: Counts
+    lengths: Positives
+    batches: Positives
 
 
 class Profile(_Section):
-    """One profile; see `profiles/laptop.toml` for what each setting means."""
+    """One profile."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     description: str
@@ -319,8 +312,8 @@ def load_profile(name: str = "", *, folder: Path = ROOT / "profiles") -> Profile
             environment variable SET holds a missing, misspelt or impossible setting (the message
             names it).
     """
-    name = name or os.environ.get(VARIABLE) or DEFAULT
-    changes = os.environ.get(CHANGES_VARIABLE, "").strip()
+    name = name or os.environ.get("PROFILE") or DEFAULT
+    changes = os.environ.get("SET", "").strip()
     settings = {"name": name} | _merged(_read(name, folder), _parse_changes(changes))
     try:
         return Profile(**{"base": name, "changes": changes} | settings)
@@ -328,25 +321,21 @@ def load_profile(name: str = "", *, folder: Path = ROOT / "profiles") -> Profile
         wrong = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'profile'}: {e['msg']}" for e in error.errors()
         )
-        source = f"profiles/{name}.toml"
-        if changes:
-            source += f" with {CHANGES_VARIABLE}={changes!r}"
+        source = f"profiles/{name}.toml" + (f" with SET={changes!r}" if changes else "")
         raise ProfileError(f"{source}: {wrong}") from None
 
 
 def _parse_changes(changes: str) -> dict[str, Any]:
-    """Read `section.key=value` pairs parted by blanks; a value is TOML, or else plain text."""
+    """Read `section.key=value` pairs with blanks between them; a value is TOML, or else text."""
     parsed: dict[str, Any] = {}
     try:
-        parts = shlex.split(changes)
+        pairs = shlex.split(changes)
     except ValueError as error:
-        raise ProfileError(f"{CHANGES_VARIABLE}: {error}") from None
-    for change in parts:
-        key, equals, text = change.partition("=")
+        raise ProfileError(f"SET: {error}") from None
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
         if not equals or not all(key.split(".")):
-            raise ProfileError(
-                f"{CHANGES_VARIABLE}: {change!r} is not of the form section.key=value"
-            )
+            raise ProfileError(f"SET: {pair!r} is not of the form section.key=value")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
