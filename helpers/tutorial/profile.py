@@ -257,16 +257,26 @@ class Compression(_Section):
 
 
 class Benchmark(_Section):
-    """How long and at which sizes the CPU benchmark runs; a thread count of 0 is every core."""
+    """How long and at which sizes the CPU benchmark runs; a thread count of 0 is every core.
+
+    A row is timed if it gives FP32's label for a share `agreement` of the test sentences. In a
+    round each row has a block of calls of at least `block_ms` milliseconds on the same
+    `sentences_per_block` sentences. There are `rounds` at most, fewer once the headline ratios are
+    known to `precision`, a share of their value. Notebook 08 repeats the headlines over `starts`
+    fresh starts; `lengths` and `batches` are the sizes of its sweeps, of `sweep_rounds` rounds.
+    """
 
     sequence_length: Positive
     sentences: Positive
+    agreement: Annotated[float, Field(gt=0, le=1)]
     warmup_rounds: Positive
     rounds: Positive
-    sweep_rounds: Positive
-    sentences_per_turn: Positive
-    turn_ms: Positive
+    precision: Share
+    sentences_per_block: Positive
+    block_ms: Positive
     threads: Counts
+    starts: Annotated[int, Field(ge=2)]
+    sweep_rounds: Positive
     lengths: Positives
     batches: Positives
 
