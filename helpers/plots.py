@@ -76,9 +76,11 @@ def plot_learning_curve(
     """Training loss against epochs, from `trainer.state.log_history`."""
     logged = [(entry["epoch"], float(entry["loss"])) for entry in history if "loss" in entry]
     figure, axes = _figure(xlabel="epoch", ylabel=ylabel)
-    axes.plot(*zip(*logged, strict=True), marker="o", color=COLOURS[family])
+    axes.plot(*np.array(logged).reshape(-1, 2).T, marker="o", color=COLOURS[family])
     axes.set(ylim=(0, None))
-    figure.alt = f"Learning curve: {ylabel} from {logged[0][1]:.3f} to {logged[-1][1]:.3f}."
+    figure.alt = f"Learning curve: {ylabel}; nothing was trained here."
+    if logged:
+        figure.alt = f"Learning curve: {ylabel} from {logged[0][1]:.3f} to {logged[-1][1]:.3f}."
     return figure
 
 
