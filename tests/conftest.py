@@ -13,9 +13,9 @@ import pytest
 from datasets import Dataset
 
 from helpers.data import LABELS, tokenize
-from helpers.onnx_models import export_onnx, write_notes
-from helpers.profile import ROOT, Architecture
+from helpers.export import export_onnx, write_metadata
 from helpers.training import load_tokenizer, untrained_classifier
+from helpers.tutorial.profile import ROOT, Architecture
 
 SENTENCES = [
     "a gripping, funny and deeply moving film",
@@ -61,7 +61,7 @@ def tiny_onnx(tiny_folder, tiny_architecture) -> Path:
 
     path = tiny_folder.parent / "student.onnx"
     export_onnx(load_classifier(tiny_folder, tiny_architecture), path)
-    write_notes(path, tokenizer="student", max_length=64, labels=LABELS)
+    write_metadata(path, tokenizer="student", max_length=64, labels=LABELS)
     return path
 
 
@@ -72,8 +72,8 @@ def tiny_openvino(tiny_onnx) -> Path:
     from helpers.quantization import save_openvino
 
     path = tiny_onnx.with_name("student.xml")
-    notes = {"tokenizer": "student", "max_length": "64", "labels": [*LABELS]}
-    save_openvino(openvino.Core().read_model(tiny_onnx), path, **notes)
+    model = openvino.Core().read_model(tiny_onnx)
+    save_openvino(model, path, tokenizer="student", max_length=64, labels=LABELS)
     return path
 
 

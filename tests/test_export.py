@@ -5,35 +5,53 @@ import onnx
 import onnxruntime
 import pytest
 
-from helpers.onnx_models import (
+from helpers.export import (
+    ENGINE_INPUTS,
+    ENGINE_OPSET,
     PlainBert,
     compare_logits,
     export_onnx,
+    load_baseline,
     operator_counts,
-    operator_times,
+    read_tensors,
     size_mb,
 )
-from helpers.quantization import runtime_logits
-from helpers.runtimes import load_model
+from helpers.runtimes import load_model, runtime_logits
 from helpers.training import predict_logits
 
 
-def test_the_export_computes_what_pytorch_does(tiny_model, tiny_onnx, tokenizer, encoded):
-    reference = predict_logits(tiny_model, encoded, tokenizer)
+@pytest.fixture(scope="module")
+def expected(tiny_model, encoded, tokenizer):
+    return predict_logits(tiny_model, encoded, tokenizer)
+
+
+def test_the_export_computes_what_pytorch_does(expected, tiny_onnx, encoded):
     for runtime in ("onnxruntime", "openvino"):
-        exported = runtime_logits(runtime, tiny_onnx, encoded, tokenizer, description=runtime)
-        parity = compare_logits(reference, exported)
+        parity = compare_logits(expected, runtime_logits(runtime, tiny_onnx, encoded))
         assert parity["largest difference"] < 1e-3, runtime
         assert parity["same label"] == 1.0, runtime
 
 
-def test_leaving_out_what_nobody_reads_changes_no_logit(tiny_model, tokenizer, encoded, tmp_path):
-    reference = predict_logits(tiny_model, encoded, tokenizer)
-    for first_token_only in (False, True):
-        path = tmp_path / f"{first_token_only}.onnx"
-        export_onnx(PlainBert(tiny_model, first_token_only=first_token_only), path)
-        exported = runtime_logits("onnxruntime", path, encoded, tokenizer, description="plain")
-        assert compare_logits(reference, exported)["largest difference"] < 1e-3
+@pytest.mark.parametrize("first_token_only", [False, True])
+def test_the_plain_spelling_changes_no_logit(
+    first_token_only, expected, tiny_model, encoded, tmp_path
+):
+    path = tmp_path / "plain.onnx"
+    export_onnx(PlainBert(tiny_model, first_token_only=first_token_only), path)
+    found = runtime_logits("onnxruntime", path, encoded)
+    assert compare_logits(expected, found)["largest difference"] < 1e-3
+
+
+def test_the_engines_spelling_has_its_inputs_in_its_order(expected, tiny_model, encoded, tmp_path):
+    path = tmp_path / "engine.onnx"
+    model = PlainBert(tiny_model, first_token_only=False, token_types=True)
+    export_onnx(model, path, inputs=ENGINE_INPUTS, opset=ENGINE_OPSET)
+    session = onnxruntime.InferenceSession(path)
+    assert [entry.name for entry in session.get_inputs()] == list(ENGINE_INPUTS)
+    assert onnx.load(path).opset_import[0].version == ENGINE_OPSET
+    ids = np.array([encoded[0]["input_ids"]])
+    feed = dict(zip(ENGINE_INPUTS, (ids, 0 * ids, np.ones_like(ids)), strict=True))
+    np.testing.assert_allclose(session.run(None, feed)[0], expected[:1], atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 64), (5, 17), (16, 3)])
@@ -54,18 +72,43 @@ def test_padding_changes_nothing(tiny_onnx):
 
 
 def test_the_file_says_what_feeds_it(tiny_onnx):
-    notes = onnxruntime.InferenceSession(tiny_onnx).get_modelmeta().custom_metadata_map
-    assert notes["tokenizer"] == "student" and notes["max_length"] == "64"
-    assert json.loads(notes["labels"]) == ["negative", "positive"]
+    metadata = onnxruntime.InferenceSession(tiny_onnx).get_modelmeta().custom_metadata_map
+    assert metadata["tokenizer"] == "student" and metadata["max_length"] == "64"
+    assert json.loads(metadata["labels"]) == ["negative", "positive"]
 
 
-def test_operators_are_counted_and_timed(tiny_onnx):
+def test_operators_are_counted(tiny_onnx):
     counts = operator_counts(tiny_onnx)
     # a layer: 3 projections, 2 attention products, 1 output, 2 feed-forward
     assert counts["MatMul"] == 2 * 8
     assert sum(counts.values()) == len(onnx.load(tiny_onnx).graph.node)
-    times = operator_times(tiny_onnx, [101, 2307, 102], runs=5)
-    assert times["MatMul"] > 0 and all(t >= 0 for t in times.values())
+    assert sum(operator_counts(tiny_onnx, optimised=True).values()) < sum(counts.values())
+
+
+def test_tensors_inside_a_file_can_be_read(tiny_onnx):
+    name = "/bert/encoder/layer.{}/output/LayerNorm/LayerNormalization_output_0"
+    rows = [
+        {"input_ids": np.full((1, n), 2000), "attention_mask": np.ones((1, n), dtype=np.int64)}
+        for n in (3, 5)
+    ]
+    found = read_tensors(tiny_onnx, [name.format(0), name.format(1)], rows)
+    assert [values.shape for values in found.values()] == [(8, 32)] * 2
+    with pytest.raises(KeyError, match=r"layer\.2"):
+        read_tensors(tiny_onnx, [name.format(2)], rows)
+
+
+def test_the_baseline_is_the_teacher_only_where_the_profile_says_so(
+    tiny_folder, tiny_model, tiny_architecture
+):
+    class Settings:
+        weights, architecture = "teacher", tiny_architecture
+
+    given = {"labels": ("negative", "positive"), "seed": 7}
+    same = load_baseline(Settings, tiny_folder, **given).classifier.weight
+    assert (same == tiny_model.classifier.weight).all()
+    Settings.weights = "untrained"
+    drawn = load_baseline(Settings, tiny_folder, **given).classifier.weight
+    assert not (drawn == same).any()
 
 
 def test_size_counts_mebibytes(tmp_path):
