@@ -1,7 +1,10 @@
-"""What a run leaves to read: the HTML report, the results as text, the committed reference run.
+"""What a run leaves to read: an HTML report, and the committed results in README and notebooks.
 
-`python -m helpers.tutorial.report` renders the README's tables and picture anew from the reference run, and
-with `--seeds 43 44` gathers the accuracies of runs with those seeds first.
+`python -m helpers.tutorial.report` renders these anew, and with `--seeds 43 44` gathers the
+accuracies of runs with those seeds first.
+
+README.md and docs/reproduce.md hold markers, `<!-- results: begin -->` and so on; what stands
+between them is rendered from `results/<profile>.json`, so that no figure is typed by hand.
 """
 
 import argparse
@@ -9,41 +12,38 @@ import html
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from nbconvert import HTMLExporter
+from nbformat.v4 import new_markdown_cell, new_notebook
+from rich.console import Console
+from rich.markdown import Markdown
 
-from helpers.tutorial.artifacts import Artifacts, write_whole
+from helpers import Lesson
+from helpers.metrics import measure_accuracy
 from helpers.tutorial.profile import DEFAULT, ROOT, Profile, load_profile
+from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, StepError, write_whole
 
-RESULTS = ("<!-- results: begin -->", "<!-- results: end -->")
-NOTEBOOKS = ("<!-- notebooks: begin -->", "<!-- notebooks: end -->")
-SEEDS = ("<!-- seeds: begin -->", "<!-- seeds: end -->")
-_SEEDED = {  # rows of the table of seeds: an artefact with logits on the test sentences, and whose
-    "Teacher": ("predictions_01.npz", "teacher"),
-    "BERT-Mini not distilled": ("predictions_02.npz", "gold"),
-    "BERT-Mini": ("predictions_02.npz", "augmented"),
-    "BERT-Mini, ONNX Runtime INT8 static": ("predictions_04.npz", "student_int8"),
-    "BERT-Mini, OpenVINO INT8, static shapes, first token": (
-        "predictions_04.npz",
-        "student_int8_fast",
-    ),
+BLOG_SPEEDUP = 16.47
+_ACCURACIES = {  # a row: the step and the name of its logits on the test sentences
+    "Teacher": ("01", "teacher"),
+    "BERT-Mini, gold labels only": ("02", "gold"),
+    "BERT-Mini": ("02", "student"),
+    "BERT-Mini, ONNX Runtime INT8 static": ("04", "student_int8"),
+    "BERT-Mini, OpenVINO INT8": ("04", "student_int8_fast"),
 }
-_README_ROWS = (  # the blog's, the teacher, and the fastest that need no engine
-    "Teacher, PyTorch FP32",
+_README_ROWS = (
     "BERT-Base, PyTorch FP32",
     "BERT-Base, ONNX Runtime INT8 dynamic",
-    "BERT-Mini not distilled, PyTorch FP32",
     "BERT-Mini, PyTorch FP32",
-    "BERT-Mini, ONNX Runtime FP32",
     "BERT-Mini, ONNX Runtime INT8 static",
     "BERT-Mini, OpenVINO INT8",
-    "BERT-Mini, OpenVINO INT8, static shapes, first token",
-    "BERT-Mini, reference engine INT8",
+    "BERT-Mini, blog's engine INT8",
 )
-_LEADING = ("05_frontier", "05_factors", "02_ladder")  # pictures at the top of the report
+_LEADING = ("05_frontier", "05_factors", "05_story")  # pictures at the top of the report
 # for a phone: nothing wider than the page but what scrolls by itself
 _STYLE = """<style>
 body { max-width: 60rem; margin: 0 auto; padding: 0 0.75rem; }
@@ -57,48 +57,107 @@ img { max-width: 100%; height: auto; }
 </style>"""
 
 
-def write_report(
-    executed: Sequence[Path], target: Path, results: dict, *, title: str, figures: Path
-) -> None:
-    """Write one HTML page that needs no network: results, pictures, environment, notebooks.
+def conclude(profile: Profile, steps: Sequence[Step], times: dict, *, refresh: bool) -> None:
+    """Say where what was run lies; after the main line, write the report and show the results.
 
-    The solutions of exercises are left out: the page is what participants take home.
-    `figures` is the folder of the run's pictures; their titles become the alt texts.
+    With `refresh` the executed copies and the results become the committed ones.
     """
-    notebooks = {path.stem: nbformat.read(path, as_version=4) for path in executed}
-    contents = " · ".join(f"[{name}](#{name})" for name in notebooks)
-    summary = summary_text(results).replace("\n", "\n\n")
+    folder = steps[0].folder
+    copies = [folder / "executed" / step.notebook.name for step in steps]
+    if refresh:
+        refresh_notebooks(copies, times)
+    if Step(LAST_OF_MAIN, profile).fault():
+        print(f"executed copies: artifacts/{profile.name}/executed/")
+        return
+    results = read_results(folder / "benchmark.json")
+    results |= {"notebooks": times, "accuracies": accuracies(profile)}
+    executed = sorted((folder / "executed").glob("*.ipynb"))
+    write_report(executed, folder / "report.html", results, profile.description)
+    if refresh:
+        kept = {key: value for key, value in results.items() if key != "raw_ms"}
+        target = ROOT / "results" / f"{profile.name}.json"
+        write_whole(target, json.dumps(kept, indent=1) + "\n")
+        render()
+    text = f"{results_table(results)}\n\n{headline(results)}\n"
+    console = Console(highlight=False)
+    console.print(Markdown(text), width=max(console.width, 110))
+    print(f"artifacts/{profile.name}/: report.html, benchmark.json, executed/, figures/")
+
+
+def reference_times(profile: Profile) -> dict[str, dict[str, float]]:
+    """Minutes and gigabytes of each notebook in the committed run of this profile, if any."""
+    path = ROOT / "results" / f"{profile.base}.json"
+    return read_results(path).get("notebooks", {}) if path.exists() else {}
+
+
+def read_results(path: Path) -> dict:
+    """Read a `benchmark.json`, or a committed one."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def accuracies(profile: Profile) -> dict[str, float]:
+    """Accuracy on the test sentences of the main line's models, by name; those that there are."""
+    found, steps = {}, {number: Step(number, profile) for number in ("01", "02", "04")}
+    for step in steps.values():
+        if fault := step.fault():
+            raise StepError(fault)
+    labels = np.array(Lesson(steps["01"]).data()["test"]["label"])
+    for name, (number, key) in _ACCURACIES.items():
+        with np.load(steps[number].folder / f"predictions_{number}.npz") as logits:
+            if key in logits:
+                found[name] = measure_accuracy(logits[key], labels).value
+    return found
+
+
+def write_report(executed: Sequence[Path], target: Path, results: dict, title: str) -> None:
+    """Write one HTML page that needs no network: results, pictures, environment, notebooks."""
+    contents = " · ".join(f"[{path.stem}](#{path.stem})" for path in executed)
+    shown = {key: results[key] for key in ("profile", "date", "commit")} | results["environment"]
+    pairs = "\n".join(
+        f"| {k.replace('_', ' ')} | {html.escape(_flat(v))} |" for k, v in shown.items()
+    )
+    pictures = "\n".join(_pictures(target.parent / "figures"))
     parts = [
-        f"{_STYLE}\n\n# {title}\n\n{summary}\n\n{contents}",
-        f"## Results\n\n{results_markdown(results)}",
-        "## Pictures\n\n" + "\n".join(_pictures(figures)),
-        f"## Environment\n\n{_environment_markdown(results)}",
+        f"{_STYLE}\n\n# {title}\n\n{headline(results)}\n\n{contents}",
+        f"## Results\n\n{results_table(results)}",
+        f"## Pictures\n\n{pictures}",
+        f"## Environment\n\n| | |\n|---|---|\n{pairs}",
     ]
-    page = nbformat.v4.new_notebook(metadata=next(iter(notebooks.values())).metadata)
-    page.cells = [nbformat.v4.new_markdown_cell(part) for part in parts]
-    for name, notebook in notebooks.items():
-        page.cells.append(nbformat.v4.new_markdown_cell(f'<a id="{name}"></a>\n\n---'))
-        page.cells += [
-            _readable(cell)
-            for cell in notebook.cells
-            if "solution" not in cell.metadata.get("tags", ())
-        ]
-    exporter = HTMLExporter(
-        template_name="lab", embed_images=True, mathjax_url="", require_js_url="",
-        mermaid_js_url="", jquery_url="", jupyter_widgets_base_url="",
-        exclude_input_prompt=True, exclude_output_prompt=True,
-    )  # fmt: skip
-    body, _ = exporter.from_notebook_node(page, {"metadata": {"name": title}})
-    write_whole(target, body)
+    page = new_notebook(cells=[new_markdown_cell(part) for part in parts])
+    for path in executed:
+        notebook = nbformat.read(path, as_version=4)
+        page.metadata = notebook.metadata
+        page.cells.append(new_markdown_cell(f'<a id="{path.stem}"></a>\n\n---'))
+        page.cells += [_readable(cell) for cell in notebook.cells]
+    nowhere = dict.fromkeys(
+        (
+            "mathjax_url",
+            "require_js_url",
+            "mermaid_js_url",
+            "jquery_url",
+            "jupyter_widgets_base_url",
+        ),
+        "",
+    )
+    exporter = HTMLExporter(template_name="lab", embed_images=True, **nowhere)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    resources = {"metadata": {"name": title, "path": str(NOTEBOOKS)}}
+    write_whole(target, exporter.from_notebook_node(page, resources)[0])
 
 
-def _pictures(figures: Path) -> Iterable[str]:
+def _flat(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _pictures(figures: Path) -> Iterator[str]:
     for name in _LEADING:
         if (path := figures / f"{name}.svg").exists():
             drawn = path.read_bytes()
             title = re.search(rb"<title>(.*?)</title>", drawn, re.DOTALL)[1].decode()
-            alt = html.escape(html.unescape(title))
-            yield f'<img alt="{alt}" src="data:image/svg+xml;base64,{b64encode(drawn).decode()}">\n'
+            alt, source = html.escape(html.unescape(title)), b64encode(drawn).decode()
+            yield f'<img alt="{alt}" src="data:image/svg+xml;base64,{source}">\n'
 
 
 def _readable(cell):
@@ -109,283 +168,177 @@ def _readable(cell):
         if png := data.pop("image/png", None):
             of = output.get("metadata", {}).get("image/png", {})
             alt, width = html.escape(of.get("alt", "")), of.get("width", "")
-            source = f"data:image/png;base64,{png}"
-            data["text/html"] = f'<img alt="{alt}" width="{width}" src="{source}">'
+            data["text/html"] = (
+                f'<img alt="{alt}" width="{width}" src="data:image/png;base64,{png}">'
+            )
     return cell
 
 
-def _environment_markdown(results: dict) -> str:
-    shown = {"profile": results["profile"], "date": results["date"], "commit": results["commit"]}
-    shown |= results["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in shown.pop("versions").items())
-    rows = []
-    for name, value in shown.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        rows.append(f"| {name.replace('_', ' ')} | {html.escape(text)} |")
-    return "\n".join(["| | |", "|---|---|", *rows, f"| versions | {versions} |"])
-
-
-def reference_steps(profile: Profile) -> dict[str, dict]:
-    """Minutes and gigabytes of each notebook in the profile's reference run, if there is one."""
-    reference = ROOT / "results" / f"{profile.base}.json"
-    return read_results(reference).get("steps", {}) if reference.exists() else {}
-
-
-def read_results(path: Path) -> dict:
-    """Read a `benchmark.json`."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _rows(results: dict, threads: int, length: int | str) -> list[dict]:
-    """The rows timed on so many threads at one length."""
-    wanted = (threads, length)
-    return [row for row in results["rows"] if (row["threads"], row["sequence_length"]) == wanted]
-
-
-def _cells(results: dict, threads: int, length: int | str) -> dict[str, tuple[str, ...]]:
-    """By name: size, accuracy, median latency and speedup, as text."""
-    return {
-        row["name"]: (
-            f"{row['size_mb']:.1f}" if row["size_mb"] else "",
-            f"{row['accuracy']['value']:.4f}" if row["accuracy"] else "",
-            f"{row['latency_ms']['p50']:.2f}",
-            f"{row['speedup_vs_bert_base_pytorch']:.1f}x",
-        )
-        for row in _rows(results, threads, length)
-    }
-
-
-def results_text(results: dict) -> str:
-    """The rows at the padded length, as plain text, one block for each thread count."""
-    lines, length = [], results["protocol"]["sequence_length"]
-    for threads in results["environment"]["threads"]:
-        lines.append(f"\nbatch 1, {length} word pieces, {threads} thread{'s' * (threads > 1)}")
-        lines.append(f"{'':70s}{'MB':>8s}{'accuracy':>10s}{'p50 ms':>9s}{'speedup':>9s}")
-        for name, (size, accuracy, latency, ratio) in _cells(results, threads, length).items():
-            lines.append(f"{name:70s}{size:>8s}{accuracy:>10s}{latency:>9s}{ratio:>9s}")
-    lines += [f"left out: {name}: {why}" for name, why in results["unavailable"].items()]
-    return "\n".join(lines)
-
-
-def summary_text(results: dict) -> str:
-    """The numbers that matter, in a few lines: accuracies, and the fastest INT8 row's speedups."""
-    length, lines = results["protocol"]["sequence_length"], []
-    for threads in results["environment"]["threads"]:
-        rows = [row for row in _rows(results, threads, length) if row["accuracy"]]
-        int8 = [row for row in rows if row["precision"] == "INT8"]
-        best = max(int8 or rows, key=lambda row: row["speedup_vs_bert_base_pytorch"])
-        ratio, (low, high) = best["speedup_vs_bert_base_pytorch"], best["speedup_ci95"]
-        lines.append(
-            f"{threads} thread{'s' * (threads > 1)}: {best['name']} takes "
-            f"{best['latency_ms']['p50']:.2f} ms a sentence, {ratio:.1f} times "
-            f"({low:.1f} to {high:.1f}) as fast as {results['baselines']['pytorch']}; "
-            f"accuracy {best['accuracy']['value']:.4f}"
-        )
-    return "\n".join(lines)
-
-
-def results_markdown(results: dict, *, only: Sequence[str] = ()) -> str:
-    """Size, accuracy, latencies and speedups of all rows, or only some; below them the factors."""
+def headline(results: dict) -> str:
+    """The result in three sentences: how fast, whether the blog's factor holds, how accurate."""
     environment, length = results["environment"], results["protocol"]["sequence_length"]
-    counts = environment["threads"]
-    heads = [f"{n} thread{'s' * (n > 1)}, ms | speedup" for n in counts]
+    timed, ratios = [], []
+    for threads in environment["threads"]:
+        (row,) = _rows(results, threads, length, results["headline"])
+        ratio, best = (
+            row["speedups"][results["baselines"][key]] for key in ("autograd", "best_fp32")
+        )
+        ratios.append(ratio["value"])
+        timed.append(
+            f"with {_threads(threads)} it takes {row['latency_ms']['typical']:.2f} ms, "
+            f"{ratio['value']:.1f} times ({ratio['low']:.1f} to {ratio['high']:.1f}) as fast as "
+            f"BERT-Base on PyTorch as the blog timed it, and {best['value']:.1f} times as fast as "
+            "BERT-Base on its best FP32 runtime"
+        )
+    over = [ratio > BLOG_SPEEDUP for ratio in ratios]
+    holds = "is exceeded" if all(over) else "is exceeded in part" if any(over) else "is not reached"
+    accuracy = ", ".join(f"{name} {value:.3f}" for name, value in results["accuracies"].items())
+    return (
+        f"Our fastest INT8 row is {results['headline']}: on {html.escape(environment['cpu'])}, "
+        f"{environment['physical_cores']} cores, {'; '.join(timed)}. The blog's {BLOG_SPEEDUP}x "
+        f"{holds}. Accuracy on the test sentences: {accuracy}."
+    )
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _rows(results: dict, threads: int, length: int | str, name: str = "") -> list[dict]:
+    """The rows timed on so many threads at one length; of one name, where it is given."""
+    timed = [
+        r for r in results["rows"] if (r["threads"], r["sequence_length"]) == (threads, length)
+    ]
+    return [row for row in timed if name in ("", row["name"])]
+
+
+def results_table(results: dict, only: Sequence[str] = ()) -> str:
+    """Size, accuracy, latency and speedup of all rows, or only some, as Markdown."""
+    environment, length = results["environment"], results["protocol"]["sequence_length"]
+    blocks = [(f"{_threads(n)}, ms", n, length) for n in environment["threads"]]
+    if not only:
+        blocks.append(("from text, ms", environment["threads"][-1], "own"))
+    columns = [heading for block, *_ in blocks for heading in (block, "speedup")]
     lines = [
         f"Batch 1, {length} word pieces, on {html.escape(environment['cpu'])} "
         f"({environment['physical_cores']} cores, {', '.join(environment['instruction_sets'])}), "
-        f"{results['date']}; last columns: from text to label at the sentences' own lengths, on "
-        f"{counts[-1]} threads:",
+        f"{results['date']}. Speedup is over {results['baselines']['pytorch']}.",
         "",
-        f"| | MB | accuracy | {' | '.join(heads)} | from text, ms | speedup |",
-        "|---|--:|--:|" + "--:|" * (2 * len(counts) + 2),
+        f"| | MB | accuracy | {' | '.join(columns)} |",
+        f"|---|--:|--:|{'--:|' * len(columns)}",
     ]
-    blocks = [_cells(results, threads, length) for threads in counts]
-    blocks.append(_cells(results, counts[-1], "own"))
-    for name, (size, accuracy, *_) in blocks[0].items():
-        if only and name not in only:
+    for row in _rows(results, environment["threads"][0], length):
+        if only and row["name"] not in only:
             continue
-        timed = " | ".join(" | ".join(block[name][2:]) for block in blocks)
-        lines.append(f"| {name} | {size} | {accuracy} | {timed} |")
-    lines.append("")
-    for threads, factors in results["factors"].items():
-        *steps, total = factors.items()
-        product = " x ".join(f"{factor['value']:.2f} ({step})" for step, factor in steps)
-        count = f"{threads} thread{'s' * (int(threads) > 1)}"
-        lines.append(f"- {count}: {total[1]['value']:.1f}x = {product}")
+        cells = [f"{row['size_mb']:.1f}" if row["size_mb"] else ""]
+        cells.append(f"{row['accuracy']['value']:.4f}" if row["accuracy"] else "")
+        for _, threads, size in blocks:
+            for timed in _rows(results, threads, size, row["name"])[:1]:
+                cells.append(f"{timed['latency_ms']['typical']:.2f}")
+                cells.append(f"{timed['speedup_vs_bert_base_pytorch']:.1f}x")
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    lines += [
+        f"\nLeft out: {name}: {why}" for name, why in results["unavailable"].items() if not only
+    ]
     return "\n".join(lines)
 
 
-def beside_blog(
-    blog: list[dict], rows: list[dict], names: dict[str, str], unavailable: dict[str, str]
-) -> list[dict]:
-    """The blog's rows beside ours, each with the difference, or with why there is none.
-
-    `blog` holds name, latency_ms and accuracy (or None), its slowest row first; `rows` are those of
-    `benchmark.json` at one thread count; `names` gives our row for each of the blog's. Speedups are
-    over the first row of each; differences in accuracy are in points.
-    """
-    ours = {row["name"]: row for row in rows}
-    first, reference = blog[0], names[blog[0]["name"]]
-    table = []
-    for theirs in blog:
-        name = names[theirs["name"]]
-        entry = {
-            "row": theirs["name"],
-            "blog, ms": theirs["latency_ms"],
-            "ours, ms": None,
-            "blog, speedup": first["latency_ms"] / theirs["latency_ms"],
-            "ours, speedup": None,
-            "ours / blog": None,
-            "blog, accuracy": theirs["accuracy"],
-            "ours, accuracy": None,
-            "points": None,
-            "why not": "",
-        }
-        if (mine := ours.get(name)) is None:
-            entry["why not"] = unavailable.get(name, "left out: it strays from its own FP32")
-        else:
-            entry["ours, ms"] = mine["latency_ms"]["p50"]
-            entry["ours, speedup"] = mine["speedups"][reference]["value"]
-            entry["ours / blog"] = entry["ours, speedup"] / entry["blog, speedup"]
-            if mine["accuracy"]:
-                entry["ours, accuracy"] = mine["accuracy"]["value"]
-                entry["points"] = 100 * (entry["ours, accuracy"] - theirs["accuracy"])
-            else:
-                entry["why not"] = "its weights are untrained: no accuracy"
-        table.append(entry)
-    return table
+def notebooks_table(times: dict[str, dict]) -> str:
+    """Each notebook's title, question, minutes and memory in the committed run, as Markdown."""
+    lines = ["| notebook | you learn | minutes | GB |", "|---|---|--:|--:|"]
+    main = [took for name, took in times.items() if name[:2] <= LAST_OF_MAIN]
+    for name, took in sorted(times.items()):
+        opening = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells[0].source
+        title = re.search(r"^# \d+\. (.*)$", opening, re.MULTILINE)[1]
+        learn = re.search(r"^\| You learn \| (.*) \|$", opening, re.MULTILINE)[1]
+        link = f"[{int(name[:2])} {title}](notebooks/{name}.ipynb)"
+        lines.append(f"| {link} | {learn} | {took['minutes']:.1f} | {took['gigabytes']:.1f} |")
+        if name[:2] == LAST_OF_MAIN:
+            minutes, most = sum(t["minutes"] for t in main), max(t["gigabytes"] for t in main)
+            lines.append(f"| 1 to 5 | | {minutes:.1f} | {most:.1f} |")
+    return "\n".join(lines)
 
 
-def results_picture(results: dict, target: Path) -> None:
-    """Draw the README's picture, accuracy against latency beside the blog's, as SVG."""
+def refresh_notebooks(executed: Sequence[Path], times: dict[str, dict]) -> None:
+    """Make executed copies the committed notebooks, which say in their opening what they took."""
+    for path in executed:
+        notebook, took = nbformat.read(path, as_version=4), times[path.stem]
+        measured = (
+            f"{took['minutes']:.1f} minutes and {took['gigabytes']:.1f} GB in the committed run"
+        )
+        opening = notebook.cells[0]
+        opening.source = re.sub(
+            r"^\| Takes \| .* \|$", f"| Takes | {measured} |", opening.source, flags=re.MULTILINE
+        )
+        write_whole(NOTEBOOKS / path.name, nbformat.writes(notebook) + "\n")
+
+
+def render(root: Path = ROOT) -> None:
+    """Render README's headline, tables and picture, and the table of seeds, from `results/`."""
     import pandas as pd
 
     from helpers import plots
 
-    count, length = results["environment"]["threads"][-1], results["protocol"]["sequence_length"]
-    rows = _rows(results, count, length)
-    blog = pd.read_csv(ROOT / "results" / "blog_2022.csv", comment="#").to_dict("records")
-    plots.save(plots.plot_frontier(rows, blog), target)
+    results = read_results(root / "results" / f"{DEFAULT}.json")
+    rows = _rows(
+        results, results["environment"]["threads"][-1], results["protocol"]["sequence_length"]
+    )
+    blog = pd.read_csv(root / "results" / "blog_2022.csv", comment="#").to_dict("records")
+    picture = plots.plot_frontier(rows, blog, label=_README_ROWS)
+    plots.save(picture, root / "results" / f"{DEFAULT}.svg")
+    blocks = {
+        "headline": headline(results),
+        "results": results_table(results, only=_README_ROWS),
+        "notebooks": notebooks_table(results["notebooks"]),
+    }
+    _fill(root / "README.md", blocks)
+    if (seeds := root / "results" / "seeds.json").exists():
+        _fill(root / "docs" / "reproduce.md", {"seeds": seeds_table(read_results(seeds))})
 
 
-def _between(text: str, marks: tuple[str, str], block: str) -> str:
-    begin, end = marks
-    return re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{block}\n{end}", text, flags=re.DOTALL)
-
-
-def with_results(readme: str, results: dict) -> str:
-    """Return the README's text with its tables of results and notebooks rendered anew."""
-    readme = _between(readme, RESULTS, results_markdown(results, only=_README_ROWS))
-    return _between(readme, NOTEBOOKS, notebooks_markdown(results["steps"]))
+def _fill(path: Path, blocks: Mapping[str, str]) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        filled = f"{begin}\n{block}\n{end}"
+        text = re.sub(f"{begin}.*?{end}", lambda _, new=filled: new, text, flags=re.DOTALL)
+    write_whole(path, text)
 
 
 def collect_seeds(profile: Profile, seeds: Sequence[int]) -> dict:
     """Accuracies of the profile's own run and of those with other seeds, by row.
 
-    The others' artefacts go by the name `<profile>-seed-<seed>`.
+    The results of the others go by the name `<profile>-seed-<seed>`.
 
     Raises:
-        ArtifactError: one of the runs is missing, or was made with other settings.
+        StepError: one of the runs is missing, or was made with other settings.
     """
-    import numpy as np
-
-    from helpers.data import load_data
-    from helpers.metrics import measure_accuracy
-
-    labels = np.array(load_data(profile.data)["test"]["label"])
     others = [{"name": f"{profile.name}-seed-{seed}", "seed": seed} for seed in seeds]
-    accuracies: dict[str, list[float]] = {name: [] for name in _SEEDED}
-    for changes in ({}, *others):
-        artifacts = Artifacts(profile.model_copy(update=changes))
-        artifacts.require(*{file for file, _ in _SEEDED.values()})
-        for name, (file, key) in _SEEDED.items():
-            with np.load(artifacts.path(file)) as logits:
-                accuracies[name].append(measure_accuracy(logits[key], labels).value)
-    return {"profile": profile.name, "seeds": [profile.seed, *seeds], "accuracies": accuracies}
+    found = [accuracies(profile.model_copy(update=changes)) for changes in ({}, *others)]
+    rows = {name: [run[name] for run in found] for name in found[0]}
+    return {"profile": profile.name, "seeds": [profile.seed, *seeds], "accuracies": rows}
 
 
-def seeds_markdown(collected: dict) -> str:
-    """Accuracy with each seed, their mean and how far apart they lie, in points."""
-    lines = [
-        f"| seed | {' | '.join(map(str, collected['seeds']))} | mean | apart, points |",
-        "|---|" + "--:|" * (len(collected["seeds"]) + 2),
-    ]
+def seeds_table(collected: dict) -> str:
+    """Accuracy with each seed, their mean, and the distance of the highest from the lowest."""
+    heads = " | ".join(map(str, collected["seeds"]))
+    lines = [f"| seed | {heads} | mean | highest minus lowest, points |"]
+    lines.append("|---|" + "--:|" * (len(collected["seeds"]) + 2))
     for name, values in collected["accuracies"].items():
         shown = " | ".join(f"{value:.4f}" for value in values)
-        apart = 100 * (max(values) - min(values))
-        lines.append(f"| {name} | {shown} | {sum(values) / len(values):.4f} | {apart:.2f} |")
+        spread = 100 * (max(values) - min(values))
+        lines.append(f"| {name} | {shown} | {sum(values) / len(values):.4f} | {spread:.2f} |")
     return "\n".join(lines)
-
-
-def refresh_seeds(collected: dict, *, root: Path = ROOT) -> None:
-    """Make the accuracies of several seeds the committed ones and render the README from them."""
-    write_whole(root / "results" / "seeds.json", json.dumps(collected, indent=1) + "\n")
-    render_readme(root=root)
-
-
-def notebooks_markdown(steps: dict[str, dict], *, root: Path = ROOT) -> str:
-    """What each notebook of the main job teaches, leaves behind and took in the reference run."""
-    lines = ["| notebook | you learn | leaves behind | minutes | GB |", "|---|---|---|--:|--:|"]
-    for name, step in steps.items():
-        opening = nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4).cells[0].source
-        title = re.search(r"^# \d+\. (.*)$", opening, re.MULTILINE)[1]
-        learn, writes = (
-            re.search(rf"^\| {row} \| (.*) \|$", opening, re.MULTILINE)[1]
-            for row in ("You learn", "Writes")
-        )
-        lines.append(
-            f"| [{int(name[:2])} {title}](notebooks/{name}.ipynb) | {learn} | "
-            f"{writes.partition(' in `artifacts')[0]} | "
-            f"{step['minutes']:.1f} | {step['gigabytes']:.1f} |"
-        )
-    minutes = sum(step["minutes"] for step in steps.values())
-    gigabytes = max(step["gigabytes"] for step in steps.values())
-    lines.append(f"| in all | | | {minutes:.1f} | {gigabytes:.1f} |")
-    return "\n".join(lines)
-
-
-def with_measured(opening: str, step: dict) -> str:
-    """A notebook's opening cell with what the notebook took, as it was measured."""
-    took = f"{step['minutes']:.1f} minutes and {step['gigabytes']:.1f} GB in the committed run"
-    return re.sub(r"^\| Takes \| .* \|$", f"| Takes | {took} |", opening, flags=re.MULTILINE)
-
-
-def refresh_notebooks(executed: list[Path], steps: dict[str, dict], *, root: Path = ROOT) -> None:
-    """Make executed copies the committed notebooks, which say in their opening what they took."""
-    for path in executed:
-        notebook = nbformat.read(path, as_version=4)
-        opening = notebook.cells[0]
-        opening.source = with_measured(opening.source, steps[path.stem])
-        write_whole(root / "notebooks" / path.name, nbformat.writes(notebook) + "\n")
-
-
-def refresh_results(results: dict, steps: dict[str, dict], *, root: Path = ROOT) -> None:
-    """Make a run's results the committed reference and render the README from them."""
-    reference = {key: value for key, value in results.items() if key != "raw_ms"}
-    target = root / "results" / f"{results['profile']}.json"
-    write_whole(target, json.dumps(reference | {"steps": steps}, indent=1) + "\n")
-    render_readme(root=root)
-
-
-def render_readme(*, root: Path = ROOT) -> None:
-    """Render the README's table and picture from the reference run in `results/`."""
-    results = read_results(root / "results" / "laptop.json")
-    results_picture(results, root / "results" / "laptop.svg")
-    readme = root / "README.md"
-    text = with_results(readme.read_text(encoding="utf-8"), results)
-    if (seeds := root / "results" / "seeds.json").exists():
-        text = _between(text, SEEDS, seeds_markdown(read_results(seeds)))
-    write_whole(readme, text)
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m helpers.tutorial.report", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="gather these runs")
-    chosen = parser.parse_args()
-    if chosen.seeds:
-        refresh_seeds(collect_seeds(load_profile(DEFAULT), chosen.seeds))
-    else:
-        render_readme()
+    if seeds := parser.parse_args().seeds:
+        collected = json.dumps(collect_seeds(load_profile(DEFAULT), seeds), indent=1)
+        write_whole(ROOT / "results" / "seeds.json", collected + "\n")
+    render()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import platformdirs
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
-from helpers.tutorial.profile import ROOT, Profile
+from helpers.tutorial.profile import ROOT, Profile, ProfileError, load_profile
 
 MAIN = ("data", "teacher", "student", "transfer")  # the sections whose references 01 to 05 read
 _HUB = "hf://"
@@ -359,3 +359,17 @@ def _explain(reference: str, error: BaseException) -> str:
     return (
         f"{reference}: {said} (hub {constants.ENDPOINT}, cache {constants.HF_HUB_CACHE}: HF_HOME)"
     )
+
+
+def main() -> int:
+    """Fetch what the main line takes from outside in the profile that PROFILE names."""
+    try:
+        fetch(load_profile(), *MAIN)
+    except (SourceError, ProfileError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

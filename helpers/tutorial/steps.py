@@ -207,6 +207,11 @@ class Step:
         if set(self.makes) <= set(record["results"]):  # another run begins from the beginning
             self.forget()
 
+    def files(self) -> list[Path]:
+        """The files of the results, and the record of them."""
+        record = self.folder / "steps" / f"{self.number}.json"
+        return [file for name in self.makes for file in self._files(name)] + [record]
+
     def _files(self, name: str) -> list[Path]:
         path = self.folder / name
         if path.is_dir():
@@ -251,20 +256,21 @@ class Step:
         return f"artifacts/{self.profile.name}/{name}"
 
 
-def run_command(number: str, profile: Profile) -> str:
-    """The command that runs the tutorial from a notebook on, with the same settings.
+def run_command(number: str, profile: Profile, *, forced: bool = True) -> str:
+    """The command that runs the tutorial with the same settings, `forced` from a notebook on.
 
     It is make's where make is at work, and Python's own elsewhere.
     """
-    target = "run" if number <= LAST_OF_MAIN else "deeper"
-    settings = []
+    target, by_make = "run" if number <= LAST_OF_MAIN else "deeper", "MAKELEVEL" in os.environ
+    words = []
     if profile.base != DEFAULT:
-        settings.append(f"PROFILE={profile.base}")
+        words.append(f"PROFILE={profile.base}")
     if profile.changes:
-        settings.append('SET="{}"'.format(profile.changes.replace('"', r"\"")))
-    if "MAKELEVEL" in os.environ:
-        return " ".join(["make", target, *settings, f"FROM={number}"])
-    return " ".join([*settings, f"python -m helpers.tutorial {target} --from {number}"])
+        words.append('SET="{}"'.format(profile.changes.replace('"', r"\"")))
+    words += [f"make {target}" if by_make else f"python -m helpers.tutorial {target}"]
+    if forced:
+        words.append(f"FROM={number}" if by_make else f"--from {number}")
+    return " ".join(words)
 
 
 def write_whole(path: Path, text: str) -> None:
