@@ -4,13 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from helpers.bench.rounds import MIN_ROUNDS, Measurements, Variant
-from helpers.bench.statistics import speedup, typical
+from helpers.bench.statistics import Estimate, speedup, typical
 from helpers.environment import describe_environment, git_commit
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from pandas.io.formats.style import Styler
+
     from helpers.metrics import Accuracy
     from helpers.tutorial.profile import Profile
 
@@ -24,6 +29,55 @@ _PROTOCOL = {
     "speedup": "ratio of two typical latencies; 95 %: bootstrap over the rounds of one run",
     "stops": f"at {MIN_ROUNDS} rounds or more, once the headlines are within `precision`",
 }
+
+
+class Labels(NamedTuple):
+    """How the rows label the test sentences; see `check_labels`."""
+
+    timed: list[Variant]
+    strayed: dict[str, str]
+    shares: dict[str, float]
+    accuracies: dict[str, "Accuracy"]
+
+
+def load_predictions(folder: Path, numbers: Sequence[str]) -> dict[str, np.ndarray]:
+    """Logits on the test sentences, (sentences, classes), by name, from these notebooks."""
+    found = {}
+    for number in numbers:
+        with np.load(folder / f"predictions_{number}.npz") as stored:
+            found |= dict(stored)
+    return found
+
+
+def check_labels(
+    variants: Sequence[Variant],
+    predictions: Mapping[str, np.ndarray],
+    test: "Dataset",
+    *,
+    fp32: Mapping[str, str],
+    agreement: float,
+) -> Labels:
+    """Sort out the rows that label the test sentences otherwise than their own FP32.
+
+    `fp32` maps a model to the name of its FP32 predictions. Returns the rows to be `timed`, those
+    with FP32's label on at least the share `agreement` of the sentences or with nothing to
+    compare; why the others `strayed`; all `shares`, by row; and all `accuracies`, by predictions.
+    """
+    from helpers import metrics
+
+    shares, accuracies = {}, {}
+    for row in (row for row in variants if row.predictions in predictions):
+        logits = predictions[row.predictions]
+        accuracies[row.predictions] = metrics.measure_accuracy(logits, test["label"])
+        if fp32.get(row.model) in predictions:
+            shares[row.name] = metrics.agreement(logits, predictions[fp32[row.model]])
+    strayed = {
+        name: f"has FP32's label on {share:.1%} of the test sentences only"
+        for name, share in shares.items()
+        if share < agreement
+    }
+    timed = [row for row in variants if row.name not in strayed]
+    return Labels(timed, strayed, shares, accuracies)
 
 
 def benchmark_rows(
@@ -66,6 +120,27 @@ def benchmark_rows(
     return rows
 
 
+def results_table(rows: Sequence[Mapping], threads: int) -> "Styler":
+    """The rows at one thread count, to read: padded as in the blog, then from text to label.
+
+    Milliseconds are typical ones; "times" is over the first of `speedups`.
+    """
+    import pandas as pd
+
+    shown = {}
+    for row in (row for row in rows if row["threads"] == threads):
+        line, latency = shown.setdefault(row["name"], {}), row["latency_ms"]
+        line["MB"] = row["size_mb"]
+        line["accuracy"] = row["accuracy"] and row["accuracy"]["value"]
+        kind = "text, " if row["sequence_length"] == OWN_LENGTHS else ""
+        line |= {f"{kind}ms": latency["typical"], f"{kind}p99": latency["p99"]}
+        line[f"{kind}times"] = row["speedup_vs_bert_base_pytorch"]
+        line[f"{kind}95 %"] = "{:.1f} to {:.1f}".format(*row["speedup_ci95"])
+    table = pd.DataFrame(shown).T
+    digits = {name: "{:.2f}" if "ms" in name or "p99" in name else "{:.1f}" for name in table}
+    return table.style.format(digits | {"accuracy": "{:.4f}"}, na_rep="")
+
+
 def sweep_rows(found: Measurements) -> list[dict[str, Any]]:
     """Rows on cost as work grows: by length ("filled") and by batch.
 
@@ -82,12 +157,26 @@ def sweep_rows(found: Measurements) -> list[dict[str, Any]]:
     return rows
 
 
+def story_point(rows: Sequence[Mapping], name: str) -> dict[str, float]:
+    """A row's point in the story's picture: from text to label, on the fewest threads."""
+    row = next(r for r in rows if (r["name"], r["sequence_length"]) == (name, OWN_LENGTHS))
+    milliseconds, accuracy = row["latency_ms"]["typical"], row["accuracy"]["value"]
+    return {"accuracy": accuracy, "milliseconds": milliseconds, "megabytes": row["size_mb"]}
+
+
 def write_benchmark(
-    path: Path, profile: "Profile", rows: Sequence[Mapping], found: Measurements, **sections
+    path: Path,
+    profile: "Profile",
+    rows: Sequence[Mapping],
+    found: Measurements,
+    *,
+    factors: Mapping[int, Mapping[str, Estimate]],
+    **sections,
 ) -> None:
     """Write `benchmark.json`: profile, environment, protocol, rows and the raw timings in ms.
 
-    `sections` are further entries, such as sweeps or factors, stored as they are.
+    `factors` are those of `statistics.decompose` by thread count; `sections` are further entries,
+    stored as they are.
     """
     counts = sorted({row["threads"] for row in rows})
     others = {
@@ -101,6 +190,10 @@ def write_benchmark(
         "protocol": _PROTOCOL | {"others_used": others} | profile.benchmark.model_dump(),
         "rows": rows,
         "unavailable": found.unavailable,
+        "factors": {
+            threads: {step: factor._asdict() for step, factor in steps.items()}
+            for threads, steps in factors.items()
+        },
         **sections,
         "raw_ms": [
             {

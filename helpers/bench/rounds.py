@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +29,9 @@ from helpers.environment import physical_cores
 from helpers.runtimes import load_text_encoder, pad_rows
 
 if TYPE_CHECKING:
-    from helpers.tutorial.profile import Benchmark
+    from datasets import Dataset
+
+    from helpers.tutorial.profile import Benchmark, Profile
 
 MIN_ROUNDS = 8
 QUIET = 0.05  # share of the machine
@@ -119,6 +121,49 @@ class Measurements:
         return "\n".join(lines)
 
 
+def make_rows(model: str, table: Mapping[str, tuple], folder: Path, **settings) -> list[Variant]:
+    """Rows of one model: `table` maps what they run on to what they are.
+
+    That is (runtime, precision, source, predictions) and options, if any, as in `Variant`; a source
+    is a name in `folder`, or an architecture, as large as `baseline.onnx`. `settings` hold for all.
+    """
+    from helpers.export import size_mb  # heavy: not into every process
+
+    rows = []
+    for what, (runtime, precision, source, predictions, *options) in table.items():
+        weighed = folder / (source if isinstance(source, str) else "baseline.onnx")
+        row = Variant(
+            f"{model}, {what}",
+            model,
+            runtime,
+            precision,
+            source=weighed if isinstance(source, str) else source,
+            tokenizer=folder / "student",
+            size_mb=size_mb(weighed),
+            predictions=predictions,
+            options=options[0] if options else {},
+        )
+        rows.append(replace(row, **{"optional": runtime == ENGINE} | settings))
+    return rows
+
+
+def tfidf_row(labelled: "Dataset") -> Variant:
+    """The row of TF-IDF and a logistic regression, fitted on sentences with labels."""
+    fitted_on = (list(labelled["sentence"]), list(labelled["label"]))
+    name = "TF-IDF + logistic regression"
+    return Variant(name, "TF-IDF", "scikit-learn", "FP64", fitted_on, predictions="tfidf")
+
+
+def pytorch_baseline(profile: "Profile") -> tuple[Any, str]:
+    """What the baseline on PyTorch is loaded from, and the name of its predictions.
+
+    Its weights are the teacher's where the profile says so, or else untrained: no predictions.
+    """
+    if profile.baseline.weights == "teacher":
+        return "teacher", "teacher"
+    return profile.baseline.architecture, ""
+
+
 def thread_counts(settings: "Benchmark") -> list[int]:
     """The thread counts to time at, the smallest first; 0 stands for every physical core."""
     return sorted({count or physical_cores() for count in settings.threads})
@@ -135,17 +180,20 @@ def run_benchmark(
     headlines: Sequence[tuple[str, str]] = (),
     threads: Sequence[int] = (),
     rounds: int = 0,
+    unavailable: Mapping[str, str] | None = None,
 ) -> Measurements:
     """Time every row at every thread count on every workload, in shuffled rounds.
 
     The rounds end once the 95 % interval of each of the `headlines`, ratios (slow row, fast row),
     reaches no further than `settings.precision` of the ratio to either side, but not before
-    MIN_ROUNDS; or after `rounds`, by default `settings.rounds`.
+    MIN_ROUNDS; or after `rounds`, by default `settings.rounds`. `unavailable` gives reasons of rows
+    that are left out already.
 
     Raises:
         RuntimeError: a row that is not optional could not be loaded, or died.
     """
-    found, rounds = Measurements(), rounds or settings.rounds
+    found = Measurements(unavailable=dict(unavailable or {}))
+    rounds = rounds or settings.rounds
     inputs = {
         str(tokenizer): _inputs(tokenizer, sentences, workloads, settings, max_length)
         for tokenizer in {variant.tokenizer for variant in variants}

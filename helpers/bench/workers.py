@@ -14,6 +14,7 @@ from threading import Thread
 import numpy as np
 import psutil
 
+from helpers.bench import worker
 from helpers.environment import ROOT, cpus_for
 
 
@@ -39,7 +40,7 @@ class WorkerProcess:
         threads: int,
         max_length: int,
         warm_ms: float = 0,
-        command: Sequence[str | Path] = (sys.executable, "-m", "helpers.bench.worker"),
+        command: Sequence[str | Path] = (sys.executable, "-m", worker.__name__),
     ):
         self._names = list(rows)
         self._process = subprocess.Popen(
