@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from helpers.predict import Classifier
+from helpers.classify import Classifier
 
 # every kind of character, lone surrogates, control characters and NUL among them
 ANY = st.text(st.characters(exclude_categories=()))
@@ -23,7 +23,7 @@ ODD = [
     "\U0001f469\u200d\U0001f4bb",
     "\u4e00" * 90,
 ]
-LARGE = ["a film " * 150_000, "x" * 1_000_000, " " * 1_000_000]
+LARGE = ["a film " * 30_000, "x" * 200_000, " " * 200_000]
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,16 @@ def check(classifiers, sentences):
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.one_of(ANY, WORDS), min_size=10, max_size=10))
 @example(ODD)
-def test_a_thousand_texts_get_one_answer_each(classifiers, sentences):
+def test_hundreds_of_texts_get_one_answer_each(classifiers, sentences):
     check(classifiers, sentences)
 
 
 @pytest.mark.parametrize("sentence", LARGE, ids=["words", "one word", "blanks"])
-def test_a_line_of_a_megabyte_is_cut(classifiers, sentence):
+def test_a_line_of_200_kilobytes_is_cut(classifiers, sentence):
     check(classifiers, [sentence, "a fine film"])
 
 

@@ -1,0 +1,152 @@
+"""The classifier and its command: one line out for one line in, one for a fault."""
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+
+from helpers.classify import Classifier, PredictError, length_buckets
+from helpers.runtimes import LoadedModel
+from tests.conftest import SENTENCES
+
+ODD = [
+    "",
+    "   ",
+    "long " * 2000,
+    "naïve café — ‘quotes’ … ﬁ",  # noqa: RUF001
+    "مرحبا بالعالم",
+    "😀😃😄 👩‍👩‍👧‍👦",
+    "\x00\x01\x02 control\x7f",
+    "a\u2028line\u2028separator\x0band\x0cmore\x85",
+    "\u200b\u200d\ufeff",
+    "字" * 300,
+]
+
+
+def classify(model, text: bytes):
+    command = [sys.executable, "-m", "helpers.classify", "--model", str(model)]
+    return subprocess.run(command, input=text, capture_output=True)
+
+
+def test_one_line_out_for_one_line_in_in_order(tiny_folder, tiny_onnx, tiny_openvino):
+    sentences = SENTENCES + ODD + SENTENCES[::-1]
+    text = "\n".join(sentences).encode() + b"\r\n"
+    expected = None
+    for model in (tiny_folder, tiny_onnx, tiny_openvino):
+        done = classify(model, text)
+        assert done.returncode == 0, done.stderr.decode()
+        lines = [line.split("\t") for line in done.stdout.decode().splitlines()]
+        labels, positive = zip(*lines, strict=True)
+        positive = np.array(positive, dtype=float)
+        assert len(labels) == len(sentences) and set(labels) <= {"negative", "positive"}
+        assert [label == "positive" for label in labels] == list(positive > 0.5)
+        classifier = Classifier(model)
+        alone = [next(classifier.classify([s])) for s in sentences]  # one by one as together
+        assert [label for label, _ in alone] == list(labels)
+        np.testing.assert_allclose([p for _, p in alone], positive, atol=1e-4)
+        expected = positive if expected is None else expected
+        np.testing.assert_allclose(positive, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257])
+def test_batches_lose_nothing(tiny_onnx, count):
+    sentences = [f"film number {i}" for i in range(count)]
+    assert len(list(Classifier(tiny_onnx).classify(iter(sentences)))) == count
+
+
+@pytest.mark.parametrize("name", ["tiny_folder", "tiny_onnx", "tiny_openvino"])
+def test_a_long_sentence_does_not_slow_the_short_ones(name, request, monkeypatch):
+    classifier = Classifier(request.getfixturevalue(name), threads=1)
+    seen = []
+
+    def run(ids, mask):
+        seen.extend((int(row.sum()), len(row)) for row in mask)
+        return np.zeros((len(ids), 2), np.float32)
+
+    monkeypatch.setattr(classifier, "_model", LoadedModel(run, 1))
+    list(classifier.classify(["dull", *["a fine film"] * 20, "long " * 90, "dull"]))
+    assert len(seen) == 23 and sorted(seen)[-1] == (64, 64)
+    for pieces, width in seen:
+        assert width <= min(b for b in length_buckets(64) if b >= pieces)
+
+
+@pytest.mark.parametrize("name", ["tiny_folder", "tiny_onnx", "tiny_openvino"])
+def test_threads_get_the_answers_to_their_own_sentences(name, request):
+    classifier = Classifier(request.getfixturevalue(name), threads=1)
+    expected = {sentence: classifier.probabilities([sentence]) for sentence in SENTENCES}
+
+    def ask(number):
+        sentence = SENTENCES[number % len(SENTENCES)]
+        return np.abs(classifier.probabilities([sentence]) - expected[sentence]).max()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(ask, range(100))) < 1e-6
+
+
+def test_an_answer_that_is_no_number_is_refused(tiny_onnx, monkeypatch):
+    classifier = Classifier(tiny_onnx)
+    broken = LoadedModel(lambda ids, mask: np.full((len(ids), 2), np.nan, np.float32), 1)
+    monkeypatch.setattr(classifier, "_model", broken)
+    with pytest.raises(PredictError, match="no number"):
+        list(classifier.classify(["a film"]))
+
+
+def test_a_wrong_model_says_what_is_wrong(tmp_path, tiny_onnx):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.onnx").write_text("not a model")
+    (tmp_path / "cut.onnx").write_bytes(tiny_onnx.read_bytes()[:5000])
+    (tmp_path / "orphan.onnx").write_bytes(tiny_onnx.read_bytes())
+    (tmp_path / "text.xml").write_text("<net")
+    openvino.save_model(openvino.Core().read_model(tiny_onnx), tmp_path / "bare.xml")
+    for name, complaint in {
+        "missing": "does not exist",
+        "empty": "not a folder with a classifier",
+        "text.onnx": "not an ONNX model",
+        "cut.onnx": "not an ONNX model",
+        "orphan.onnx": "the tokenizer is missing",
+        "text.xml": "not an OpenVINO model",
+        "bare.xml": "does not say which tokenizer",
+    }.items():
+        with pytest.raises(PredictError, match=complaint):
+            Classifier(tmp_path / name)
+
+
+def test_the_command_says_a_fault_in_one_line_with_status_2(tmp_path, tiny_onnx):
+    for model, text, said in (
+        (tmp_path / "none", b"a film\n", f"error: {tmp_path / 'none'} does not exist\n"),
+        (tiny_onnx, b"fine\nna\xefve\n", "error: line 2 of the input is not UTF-8\n"),
+    ):
+        done = classify(model, text)
+        assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", said)
+
+
+def test_a_reader_that_stops_early_causes_no_traceback(tiny_onnx):
+    command = [sys.executable, "-m", "helpers.classify", "--model", str(tiny_onnx)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+    process.stdout.close()
+    _, errors = process.communicate(b"a film\n" * 5000)
+    assert (process.returncode, errors) == (0, b"")
+
+
+def test_an_onnx_file_that_names_other_files_reads_none_of_them(tiny_onnx, tmp_path):
+    model = onnx.load(tiny_onnx)
+    big = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    secret = tmp_path / "secret"
+    secret.write_bytes(big.raw_data)
+    folder = tmp_path / "artifacts"
+    shutil.copytree(tiny_onnx.parent / "student", folder / "student")
+    (folder / "link").symlink_to(secret)
+    for location in ("../secret", str(secret), "link"):
+        big.ClearField("raw_data")
+        del big.external_data[:]
+        big.data_location = onnx.TensorProto.EXTERNAL
+        big.external_data.add(key="location", value=location)
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(PredictError, match="cannot be loaded by onnxruntime"):
+            Classifier(folder / "model.onnx")
