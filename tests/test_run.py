@@ -2,7 +2,8 @@
 
 import io
 import json
-import re
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,215 +12,170 @@ import time
 import nbformat
 import psutil
 import pytest
+from filelock import FileLock
+from nbformat.v4 import new_code_cell, new_notebook
 from rich.console import Console
 from rich.text import Text
 
-from helpers import run
-from helpers.progress import Progress
+from helpers.tutorial import report, run, steps
+from helpers.tutorial.profile import ROOT
 
-
-def write(folder, name, *cells):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-    nbformat.write(notebook, folder / name)
+PATCH = """
+from pathlib import Path
+from helpers.tutorial import steps
+steps.NOTEBOOKS = Path({folder!r})
+from helpers import start
+"""
+MAKES = """
+lesson = start("{number}", needs={needs}, makes=["{number}.txt"])
+with lesson.saving("{number}.txt") as path:
+    path.write_text("{number}")
+with open("ran-{number}", "a") as ran: ran.write("x")
+"""
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project of small notebooks, with artefacts of its own."""
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(run, "ROOT", tmp_path)
-    monkeypatch.setattr(run, "fetch_profile_assets", lambda *_: None)
-    monkeypatch.setattr(run, "_check_data", lambda *_: None)
+    """A folder of small notebooks, and a profile whose results go to a folder of their own."""
+    name = f"test-{os.getpid()}"
     monkeypatch.setenv("PROFILE", "smoke")
-    real = run.Artifacts
-    monkeypatch.setattr(run, "Artifacts", lambda p: real(p, root=tmp_path / "artifacts"))
-    return tmp_path
+    monkeypatch.setenv("SET", f"name={name}")
+    monkeypatch.delenv("MAKELEVEL", raising=False)
+    for module in (run, steps, report):
+        monkeypatch.setattr(module, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(run, "fetch", lambda *_: None)
+    monkeypatch.setattr(run.Lesson, "data", lambda _: None)
+    yield tmp_path
+    shutil.rmtree(ROOT / "artifacts" / name, ignore_errors=True)
 
 
-RESULT = {
-    "profile": "smoke", "date": "2026-01-02", "commit": "abc",
-    "unavailable": {"reference engine": "its environment is not installed"},
-    "protocol": {"sequence_length": 64},
-    "environment": {
-        "cpu": "a <fast> CPU", "physical_cores": 2, "instruction_sets": ["avx2"], "threads": [1],
-        "versions": {"torch": "1.2.3"},
-    },
-    "baselines": {"pytorch": "the base"},
-    "factors": {"1": {"model": {"value": 70.0}, "in all": {"value": 70.0}}},
-    "rows": [
-        {
-            "name": "student", "threads": 1, "sequence_length": length, "size_mb": 11.0,
-            "precision": "INT8", "latency_ms": {"p50": 1.25}, "accuracy": {"value": 0.9},
-            "speedup_vs_bert_base_pytorch": 70.0, "speedup_ci95": [69.0, 71.5],
-        }
-        for length in (64, "own")
-    ],
-}  # fmt: skip
+def results(project):
+    return ROOT / "artifacts" / os.environ["SET"].removeprefix("name=")
 
 
-def test_notebooks_run_in_order_and_end_with_the_table(project, capfd):
-    artifacts = project / "artifacts/smoke"
-    write(project / "notebooks", "02_b.ipynb", "print(open('one').read())")
-    write(project / "notebooks", "01_a.ipynb", "open('one', 'w').write('from the first')")
-    artifacts.mkdir(parents=True)
-    (artifacts / "benchmark.json").write_text(json.dumps(RESULT))
-    assert run.main([]) == 0
+def write(folder, number, *sources, tags=()):
+    cells = [new_code_cell(source) for source in sources]
+    for cell in cells:
+        cell.metadata["tags"] = list(tags)
+    nbformat.write(new_notebook(cells=cells), folder / f"{number}_a.ipynb")
+
+
+def lesson(folder, number, needs=(), more=""):
+    patch = PATCH.format(folder=str(folder))
+    write(folder, number, patch, MAKES.format(number=number, needs=list(needs)) + more)
+
+
+def runs(project, number):
+    path = project / f"ran-{number}"
+    return len(path.read_text()) if path.exists() else 0
+
+
+def test_fresh_steps_are_skipped_and_changed_ones_run_again(project, capfd):
+    lesson(project, "01")
+    lesson(project, "02", needs=["01"])
+    assert run.run_steps(["01", "02"]) == 0, capfd.readouterr()
+    assert "how long this takes is not known" in capfd.readouterr().out
+    assert run.run_steps(["01", "02"]) == 0
+    assert capfd.readouterr().out.count("fresh") == 2
+    lesson(project, "02", needs=["01"], more="x = 1")
+    assert run.run_steps(["01", "02"]) == 0
     printed = capfd.readouterr().out
-    assert printed.index("01_a") < printed.index("02_b")
-    assert "left out: reference engine: its environment is not installed" in printed
-    assert "70.0x" in printed and "report.html" in printed
-    assert "1 thread: student takes 1.25 ms a sentence, 70.0 times (69.0 to 71.5)" in printed
-    executed = nbformat.read(artifacts / "executed/02_b.ipynb", as_version=4)
-    assert executed.cells[0].outputs[0].text == "from the first\n"
-    assert "from the first" in (artifacts / "run.log").read_text()
-    assert "from the first" not in printed
-    assert set(json.loads((artifacts / "steps.json").read_text())) == {"01_a", "02_b"}
-    assert "from the first" in (artifacts / "report.html").read_text()
+    assert "01_a  fresh\n" in printed and "02_a  fresh" not in printed
+    assert "before, this took 0 minutes" in printed
+    assert (runs(project, "01"), runs(project, "02")) == (1, 2)
+    assert run.run_steps(["01", "02"], force_from="02") == 0
+    assert (runs(project, "01"), runs(project, "02")) == (1, 3)
+    assert set(json.loads((results(project) / "times.json").read_text())) == {"01_a", "02_a"}
 
 
-def test_a_run_says_beforehand_what_it_takes(project, capfd):
-    artifacts = project / "artifacts/smoke"
-    artifacts.mkdir(parents=True)
-    (artifacts / "benchmark.json").write_text(json.dumps(RESULT))
-    write(project / "notebooks", "01_a.ipynb", "x = 1")
-    assert run.main([]) == 0
-    assert "how long this takes is not known here yet" in capfd.readouterr().out
-    (artifacts / "steps.json").write_text('{"01_a": {"minutes": 7.4, "gigabytes": 3.25}}')
-    assert run.main([]) == 0
-    printed = capfd.readouterr().out
-    assert "before, this took 7 minutes and 3.2 GB of memory" in printed
-    assert "warning" not in printed
-    free = psutil.virtual_memory().available / 1e9
-    steps = {"01_a": {"minutes": 7.4, "gigabytes": free + 100}}
-    (artifacts / "steps.json").write_text(json.dumps(steps))
-    assert run.main([]) == 0
-    assert "warning: only" in capfd.readouterr().out
-    assert re.search(r"01_a +about 7.4 min\n01_a +done in 0.\d min, 0.\d GB\n", printed)
+def test_what_is_missing_is_said_before_anything_runs(project, capfd):
+    lesson(project, "05")
+    lesson(project, "06", needs=["05"])
+    write(project, "07", "open('seven', 'w')")
+    assert run.run_steps(["06", "07"]) == 2
+    errors = capfd.readouterr().err
+    assert f"{results(project).name}/05.txt is missing. Run notebook 05 first: " in errors
+    assert "python3 -m helpers.tutorial run --profile smoke" in errors and "--from 05" in errors
+    assert not (project / "seven").exists()
 
 
-def test_what_remains_follows_the_pace_of_this_run(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    progress = Progress(["a", "b", "c"], {"a": 1.0, "b": 2.0, "c": 3.0})
-    assert progress.remaining() == 6.0
-    progress.start("a")
-    now[0] = 30.0
-    assert progress.remaining() == 5.5
-    now[0] = 120.0  # twice as long as before
-    progress.finish("a", 1.0)
-    assert progress.remaining() == 10.0
-    progress.start("b")
-    now[0] = 1200.0  # longer than expected
-    assert progress.remaining() == 6.0
-    assert Progress(["a", "new"], {"a": 1.0}).remaining() is None
-
-
-def test_a_terminal_sees_one_line_a_notebook_and_the_cell_at_work():
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with Progress(["01_a", "02_b"], {"01_a": 1.0, "02_b": 2.0}, console=console) as progress:
-        progress.start("01_a")
-        progress.finish("01_a", 1.5)
-        progress.start("02_b")
-        progress.cell("02_b", 3, 9, "rows = [x for x in table]")
-    shown = console.file.getvalue()
-    assert "3/9  rows = [x for x in table]" in shown and "1.5 GB" in shown
-    assert "runs   02_b    0.0 min" in Text.from_ansi(shown).plain
-
-
-def test_a_narrow_terminal_cuts_the_cell_alone():
-    console = Console(file=io.StringIO(), force_terminal=True, width=60)
-    with Progress(
-        ["01_finetune_teacher"], {"01_finetune_teacher": 5.0}, console=console
-    ) as progress:
-        progress.start("01_finetune_teacher")
-        progress.cell("01_finetune_teacher", 3, 9, "a long line " * 20)
-    shown = Text.from_ansi(console.file.getvalue()).plain
-    assert "runs   01_finetune_teacher  0.0 min    3/9  a long" in shown and "\u2026" in shown
-    assert max(map(len, shown.splitlines())) <= 60
-
-
-INTERRUPTED = """
+SCRIPT = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from pathlib import Path
-from helpers import run
-run.ROOT = Path(sys.argv[1])
-run.NOTEBOOKS = run.ROOT / "notebooks"
-run.fetch_profile_assets = run._check_data = lambda *_: None
-real = run.Artifacts
-run.Artifacts = lambda profile: real(profile, root=run.ROOT / "artifacts")
-sys.exit(run.main([]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+from helpers.tutorial import run, steps, report
+for module in (run, steps, report):
+    module.NOTEBOOKS = Path(sys.argv[1])
+run.fetch = lambda *_: None
+run.Lesson.data = lambda _: None
+sys.exit(run.run_steps(["01"]))
+"""
+HALF = """
+import time
+lesson = start("01", makes=["teacher"])
+with lesson.saving("teacher") as half:
+    half.mkdir()
+    (half / "model.safetensors").write_text("half")
+    open("started", "w")
+    time.sleep(60)
 """
 
 
-def test_ctrl_c_leaves_nothing_half_written(project):
-    write(
-        project / "notebooks",
-        "01_a.ipynb",
-        f"""
-import time
-from pathlib import Path
-from helpers.artifacts import Artifacts
-from helpers.profile import load_profile
-artifacts = Artifacts(load_profile(), root=Path({str(project / "artifacts")!r}))
-with artifacts.writing("teacher") as half:
-    half.mkdir()
-    (half / "model.safetensors").write_text("half")
-    Path("started").touch()
-    time.sleep(60)
-""",
-    )
-    command = [sys.executable, "-c", INTERRUPTED, str(project)]
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project, name):
+    write(project, "01", PATCH.format(folder=str(project)), HALF)
+    command = [sys.executable, "-c", SCRIPT, str(project)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (project / "notebooks/started").exists() and running.poll() is None:
+    while not (project / "started").exists() and running.poll() is None:
         time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=30)
+    kernels = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(getattr(signal, name))
+    _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
-    assert "interrupted in 01_a.ipynb; to resume: make run PROFILE=smoke FROM=01" in errors
-    artifacts = project / "artifacts/smoke"
-    assert {path.name for path in artifacts.iterdir()} == {
-        ".run.lock", ".writing", "executed", "run.log"
-    }  # fmt: skip
-    assert [path.name for path in (artifacts / ".writing").iterdir()] in ([], ["teacher.lock"])
+    assert f"interrupted in 01_a.ipynb ({name})" in errors
+    resume = f'python3 -m helpers.tutorial run --profile smoke --set "{os.environ["SET"]}"\n'
+    assert resume in errors and resume in (results(project) / "run.log").read_text()
+    assert not psutil.wait_procs(kernels, timeout=10)[1]
+    left = {path.name for path in results(project).rglob("*") if path.is_file()}
+    assert not {name for name in left if "teacher" in name or "safetensors" in name} - {
+        "teacher.lock"
+    }
+    assert "01.json" not in left
 
 
 def test_two_runs_at_once_are_refused(project, capfd):
-    write(project / "notebooks", "01_a.ipynb", "open('started', 'w')\nimport time; time.sleep(3)")
-    command = [sys.executable, "-c", INTERRUPTED, str(project)]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not (project / "notebooks/started").exists() and first.poll() is None:
-        time.sleep(0.1)
-    assert run.main([]) == 2
+    write(project, "01", "x = 1")
+    results(project).mkdir(parents=True)
+    with FileLock(results(project) / ".run.lock"):
+        assert run.run_steps(["01"]) == 2
     errors = capfd.readouterr().err
-    assert "another run is at work in artifacts/smoke" in errors and 'SET="name=..."' in errors
-    first.communicate(timeout=60)
-    assert run.main(["--only", "01"]) == 0
+    assert "another run is at work in artifacts/test-" in errors and 'SET="name=..."' in errors
 
 
-def test_a_damaged_record_of_times_is_passed_over(project):
-    write(project / "notebooks", "00_a.ipynb", "x = 1")
-    steps = project / "artifacts/smoke/steps.json"
-    steps.parent.mkdir(parents=True)
-    for damage in ("", "[1", '{"00_a": 7}'):
-        steps.write_text(damage)
-        assert run.main(["--only", "00"]) == 0
-        assert set(json.loads(steps.read_text())) == {"00_a"}
+def test_a_failing_cell_stops_the_run_and_says_how_to_resume(project, capfd, monkeypatch):
+    monkeypatch.setenv("MAKELEVEL", "1")
+    write(project, "01", "x = 1", "raise OSError('no such thing')")
+    write(project, "02", "open('two', 'w')")
+    assert run.run_steps(["01", "02"]) == 1
+    errors = capfd.readouterr().err
+    assert "01_a.ipynb stopped" in errors and "no such thing" in errors
+    assert f'to resume: make run PROFILE=smoke SET="{os.environ["SET"]}"\n' in errors
+    assert not (project / "two").exists()
+    assert (results(project) / "executed/01_a.ipynb").exists()
 
 
-def test_artefacts_that_cannot_be_written_are_one_line(project, capfd):
-    write(project / "notebooks", "01_a.ipynb", "x = 1")
-    (project / "artifacts").write_text("a file")
-    assert run.main([]) == 1
-    assert "error: artifacts/smoke cannot be written:" in capfd.readouterr().err
+def test_a_dead_kernel_is_explained(project, capfd):
+    write(project, "01", "import os; os.kill(os.getpid(), 9)")
+    assert run.run_steps(["01"]) == 1
+    errors = capfd.readouterr().err
+    assert "the kernel died, most often for want of memory" in errors and "to resume" in errors
 
 
 @pytest.fixture
 def small_disk(project):
-    """The folder of the artefacts on a disk of 200 kB."""
-    folder = project / "artifacts"
-    folder.mkdir()
+    """The folder of the results on a disk of 200 kB."""
+    folder = results(project)
+    folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root can mount a small disk")
@@ -227,98 +183,105 @@ def small_disk(project):
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("where", ["a cell", "the log", "the executed copy"])
+@pytest.mark.parametrize("where", ["a cell", "the log"])
 def test_a_full_disk_ends_the_run_with_its_reason(project, small_disk, capfd, where):
     cell = {
         "a cell": f"open({str(small_disk / 'x')!r}, 'w').write('x' * 10**6)",
         "the log": "print('x' * 10**6)",
-        "the executed copy": f"import sys; sys.stdout.write('x' * 150_000)\n"
-        f"open({str(small_disk / 'x')!r}, 'w').write('x' * 30_000)",
     }[where]
-    write(project / "notebooks", "01_a.ipynb", cell)
-    assert run.main([]) == 1
+    write(project, "01", cell)
+    assert run.run_steps(["01"]) == 1
     errors = capfd.readouterr().err
-    assert "No space left on device" in errors and "to resume: make run" in errors
+    assert "No space left on device" in errors and "to resume: " in errors
     assert not list(small_disk.rglob("*.new"))
 
 
-def test_a_failing_cell_stops_the_run_and_says_how_to_resume(project, capfd):
-    write(project / "notebooks", "01_a.ipynb", "x = 1")
-    write(project / "notebooks", "02_b.ipynb", "x = 1", "raise OSError('no such thing')")
-    write(project / "notebooks", "03_c.ipynb", "open('three', 'w')")
-    assert run.main([]) == 1
-    errors = capfd.readouterr().err
-    assert "02_b.ipynb stopped" in errors and "no such thing" in errors
-    assert "make run PROFILE=smoke FROM=02" in errors
-    assert not (project / "notebooks/three").exists()
-    assert (project / "artifacts/smoke/executed/02_b.ipynb").exists()
-
-
-def test_resuming_keeps_what_was_set_for_the_run(project, capfd, monkeypatch):
-    monkeypatch.setenv("SET", "name=trial seed=7")
-    write(project / "notebooks", "01_a.ipynb", "raise OSError")
-    assert run.main([]) == 1
-    assert 'make run PROFILE=smoke SET="name=trial seed=7" FROM=01' in capfd.readouterr().err
-
-
-def test_a_dead_kernel_is_reported(project, capfd):
-    write(project / "notebooks", "01_a.ipynb", "import os; os.kill(os.getpid(), 9)")
-    assert run.main([]) == 1
-    errors = capfd.readouterr().err
-    assert "kernel died" in errors and "FROM=01" in errors
-
-
-def test_from_skips_what_comes_before(project):
-    write(project / "notebooks", "01_a.ipynb", "raise OSError")
-    write(project / "notebooks", "02_b.ipynb", "x = 1")
-    (project / "artifacts/smoke").mkdir(parents=True)
-    (project / "artifacts/smoke/benchmark.json").write_text(json.dumps(RESULT))
-    assert run.main(["--from", "02"]) == 0
+def test_results_that_cannot_be_written_are_one_line(project, capfd):
+    write(project, "01", "x = 1")
+    results(project).parent.mkdir(exist_ok=True)
+    results(project).write_text("a file")
+    try:
+        assert run.run_steps(["01"]) == 1
+        assert f"error: artifacts/{results(project).name} cannot be" in capfd.readouterr().err
+    finally:
+        results(project).unlink()
 
 
 def test_an_unknown_step_or_profile_is_named(project, capfd, monkeypatch):
-    write(project / "notebooks", "01_a.ipynb", "x = 1")
-    assert run.main(["--from", "09"]) == 2
+    write(project, "01", "x = 1")
+    assert run.run_steps(["09"]) == 2
     assert "no notebook is numbered '09'; known: 01" in capfd.readouterr().err
     monkeypatch.setenv("PROFILE", "lapdog")
-    assert run.main([]) == 2
+    assert run.run_steps(["01"]) == 2
     assert "known profiles: blog, blog-train, laptop, pretrain, smoke" in capfd.readouterr().err
-
-
-def test_no_further_than_a_step(project, capfd):
-    for name in ("01_a", "02_b", "03_c"):
-        write(project / "notebooks", f"{name}.ipynb", f"open({name!r}, 'w')")
-    assert run.main(["--to", "02"]) == 0
-    assert sorted(path.name for path in (project / "notebooks").glob("0?_?")) == ["01_a", "02_b"]
-    assert "executed/02_b.ipynb" in capfd.readouterr().out
-    assert run.main(["--from", "03", "--to", "02"]) == 2
-    assert "02 comes before 03" in capfd.readouterr().err
-
-
-def test_one_step_alone(project, capfd):
-    write(project / "notebooks", "00_a.ipynb", "open('zero', 'w')")
-    write(project / "notebooks", "01_b.ipynb", "raise OSError")
-    assert run.main(["--only", "00"]) == 0
-    assert (project / "notebooks/zero").exists()
-    assert "executed copy: artifacts/smoke/executed/00_a.ipynb" in capfd.readouterr().out
 
 
 COUNT = "import os; open(f'trained-{os.environ[\"RANK\"]}-of-{os.environ[\"WORLD_SIZE\"]}', 'w')"
 
 
-def test_several_processes_run_what_is_no_probe_before_the_notebook(project, monkeypatch):
+def test_several_processes_train_before_the_notebook_runs(project, monkeypatch):
     monkeypatch.chdir(project)
-    path = project / "notebooks/00_a.ipynb"
-    write(path.parent, path.name, "import os\nif 'RANK' in os.environ: " + COUNT, "open('p', 'w')")
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[1].metadata["tags"] = ["probe"]
-    nbformat.write(notebook, path)
-    assert run.main(["--only", "00", "--processes", "2"]) == 0
+    both = [new_code_cell(f"import os\nif 'RANK' in os.environ: {COUNT}"), new_code_cell("1 / 1")]
+    both[1].source, both[1].metadata["tags"] = "open('alone', 'a').write('x')", ["single"]
+    nbformat.write(new_notebook(cells=both), project / "01_a.ipynb")
+    write(project, "02", "import os\nassert 'RANK' not in os.environ")
+    assert run.run_steps(["01", "02"], processes=2) == 0
     assert {p.name for p in project.glob("trained-*")} == {"trained-0-of-2", "trained-1-of-2"}
-    assert not (project / "p").exists() and (project / "notebooks/p").exists()
+    assert (project / "alone").read_text() == "x"
 
 
-def test_a_notebook_without_probes_is_for_one_process(project):
-    write(project / "notebooks", "00_a.ipynb", "x = 1")
-    assert not run.export_script(project / "notebooks/00_a.ipynb", project / "script.py")
-    assert not (project / "script.py").exists()
+def test_the_runner_hardly_takes_any_time_of_a_core():
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(4)]
+    display = run.Display({"01_a": 1.0}, Console(file=io.StringIO(), force_terminal=True))
+    with display.running("01_a"), run.PeakMemory() as memory:
+        time.sleep(1)  # what begins once
+        began, used = time.monotonic(), time.process_time()
+        time.sleep(2 * run._SAMPLING_S)
+        share = (time.process_time() - used) / (time.monotonic() - began)
+    for child in children:
+        child.kill()
+        child.wait()
+    assert share < 0.01
+    assert 0.01 < memory.gigabytes < 100
+
+
+def test_what_remains_follows_the_pace_of_this_run(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    display = run.Display({"a": 1.0, "b": 2.0, "c": 3.0}, Console(file=io.StringIO()))
+    assert display.remaining() == 6.0
+    with display.running("a"):
+        now[0] = 30.0
+        assert display.remaining() == 5.5
+    display.done("a", 2.0, 1.0)  # twice as long as before
+    assert display.remaining() == 10.0
+    with display.running("b"):
+        now[0] = 1200.0  # longer than expected
+        assert display.remaining() == 6.0
+    assert run.Display({"a": 1.0, "new": None}).remaining() is None
+
+
+def test_a_narrow_terminal_cuts_the_cell_alone(monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True, width=70)
+    display = run.Display({"01_finetune_teacher": 5.0}, console)
+    with display.running("01_finetune_teacher"):
+        display.cell(3, 9, "\nrows = [" + "a long line " * 20)
+    display.done("01_finetune_teacher", 1.5, 2.0)
+    shown = Text.from_ansi(console.file.getvalue()).plain
+    assert "about 5 min to go  cell 3/9: rows" in shown and "\u2026" in shown
+    assert "01_finetune_teacher   1.5 min  2.0 GB" in shown
+    assert max(map(len, shown.splitlines())) <= 70
+
+
+def test_too_little_memory_is_said_beforehand(capsys):
+    free = psutil.virtual_memory().available / 1e9
+    profile = steps.Profile.model_construct(name="x", description="y")
+    run._forecast(profile, [{"minutes": 7.4, "gigabytes": free + 100}])
+    printed = capsys.readouterr().out
+    assert "before, this took 7 minutes" in printed and "warning: only" in printed
+
+
+def test_a_damaged_record_of_times_is_passed_over(tmp_path):
+    for damage in ("", "[1", '{"01_a": 7}', "[]"):
+        (tmp_path / "times.json").write_text(damage)
+        assert run._read_times(tmp_path / "times.json") == {}

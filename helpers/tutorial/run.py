@@ -290,9 +290,8 @@ def _run(steps: list[Step], *, force: bool, processes: int, refresh: bool) -> in
     display = Display({step.name: known.get(step.name, {}).get("minutes") for step in stale})
     if not stale:
         display = Display({step.name: 0.0 for step in steps})
-    again = run_command(steps[0].number, profile, forced=False)
-    if processes > 1:
-        again += f" PROCESSES={processes}" if "make " in again else f" --processes {processes}"
+    together = str(processes) if processes > 1 else ""
+    again = run_command(steps[0].number, profile, PROCESSES=together)
     with (folder / "run.log").open("w", encoding="utf-8") as log:
         for step in steps:
             step = Step(step.number, profile)  # those before it may have changed

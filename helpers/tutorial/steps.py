@@ -24,6 +24,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from helpers.tutorial.profile import DEFAULT, ROOT, Profile
+from helpers.tutorial.setup import shown
 from helpers.tutorial.sources import identify, sha256
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -142,7 +143,8 @@ class Step:
             what = f"{self._shown(damaged[0])} is damaged: it is not what was written"
         else:
             return None
-        return f"{what}. Run notebook {self.number} first: {run_command(self.number, self.profile)}"
+        command = run_command(self.number, self.profile, FROM=self.number)
+        return f"{what}. Run notebook {self.number} first: {command}"
 
     def resumable(self, name: str) -> Path:
         """A folder for what lets a killed run go on; another one after a change of the stamp."""
@@ -256,21 +258,13 @@ class Step:
         return f"artifacts/{self.profile.name}/{name}"
 
 
-def run_command(number: str, profile: Profile, *, forced: bool = True) -> str:
-    """The command that runs the tutorial with the same settings, `forced` from a notebook on.
-
-    It is make's where make is at work, and Python's own elsewhere.
-    """
-    target, by_make = "run" if number <= LAST_OF_MAIN else "deeper", "MAKELEVEL" in os.environ
-    words = []
-    if profile.base != DEFAULT:
-        words.append(f"PROFILE={profile.base}")
-    if profile.changes:
-        words.append('SET="{}"'.format(profile.changes.replace('"', r"\"")))
-    words += [f"make {target}" if by_make else f"python -m helpers.tutorial {target}"]
-    if forced:
-        words.append(f"FROM={number}" if by_make else f"--from {number}")
-    return " ".join(words)
+def run_command(number: str, profile: Profile, **options: str) -> str:
+    """The command that runs a notebook with the same settings; options are such as FROM="03"."""
+    settings = {
+        "PROFILE": "" if profile.base == DEFAULT else profile.base,
+        "SET": profile.changes,
+    }
+    return shown("run" if number <= LAST_OF_MAIN else "deeper", **settings, **options)
 
 
 def write_whole(path: Path, text: str) -> None:
