@@ -83,7 +83,8 @@ def core_groups(cpus: Sequence[int], *, sysfs: Path = Path("/sys")) -> list[list
             groups[tuple((topology / name).read_text().strip() for name in names)].append(cpu)
     except OSError:
         groups.clear()
-        logical, physical = psutil.cpu_count() or 1, psutil.cpu_count(logical=False) or 1
+        logical = psutil.cpu_count() or 1
+        physical = psutil.cpu_count(logical=False) or logical
         each = logical // physical if logical % physical == 0 else 1
         for cpu in cpus:
             groups[cpu // each].append(cpu)

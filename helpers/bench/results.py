@@ -137,8 +137,10 @@ def results_table(rows: Sequence[Mapping], threads: int) -> "Styler":
         line[f"{kind}times"] = row["speedup_vs_bert_base_pytorch"]
         line[f"{kind}95 %"] = "{:.1f} to {:.1f}".format(*row["speedup_ci95"])
     table = pd.DataFrame(shown).T
-    digits = {name: "{:.2f}" if "ms" in name or "p99" in name else "{:.1f}" for name in table}
-    return table.style.format(digits | {"accuracy": "{:.4f}"}, na_rep="")
+    digits = {"MB": "{:.1f}", "accuracy": "{:.4f}"}
+    for kind in ("", "text, "):
+        digits |= {f"{kind}ms": "{:.2f}", f"{kind}p99": "{:.2f}", f"{kind}times": "{:.1f}"}
+    return table.style.format({name: digits.get(name) for name in table}, na_rep="")
 
 
 def sweep_rows(found: Measurements) -> list[dict[str, Any]]:

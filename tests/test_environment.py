@@ -1,0 +1,83 @@
+"""Cores and quotas, read off the files of machines that this one is not."""
+
+import os
+
+import psutil
+import pytest
+
+from helpers import environment
+from helpers.environment import bind_to_cores, core_groups, cpu_quota, cpus_for, physical_cores
+
+
+def fake_topology(root, cores: dict[int, tuple[int, int]]):
+    """`cores` maps a logical CPU to its (package, core)."""
+    for cpu, (package, core) in cores.items():
+        folder = root / f"devices/system/cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "physical_package_id").write_text(f"{package}\n")
+        (folder / "core_id").write_text(f"{core}\n")
+    return root
+
+
+def test_siblings_are_told_apart_from_cores(tmp_path, monkeypatch):
+    neighbours = {cpu: (0, cpu // 2) for cpu in range(8)}
+    root = fake_topology(tmp_path / "neighbours", neighbours)
+    assert core_groups(range(8), sysfs=root) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    halves = {cpu: (cpu % 8 // 4, cpu % 4) for cpu in range(16)}  # two packages, siblings 8 apart
+    root = fake_topology(tmp_path / "halves", halves)
+    assert core_groups(range(16), sysfs=root) == [[n, n + 8] for n in range(8)]
+    hybrid = {0: (0, 0), 1: (0, 0), 2: (0, 1), 3: (0, 1), 4: (0, 2), 5: (0, 3)}
+    root = fake_topology(tmp_path / "hybrid", hybrid)
+    groups = core_groups([1, 2, 3, 4, 5], sysfs=root)  # CPU 0 is not ours
+    assert groups == [[1], [2, 3], [4], [5]]
+    monkeypatch.setattr(environment, "core_groups", lambda cpus: groups)
+    assert cpus_for(2) == [1, 2] and cpus_for(4) == [1, 2, 4, 5]
+    assert cpus_for(5) == [1, 2, 3, 4, 5]  # more threads than cores: siblings too
+
+
+def test_where_nothing_is_known_siblings_are_neighbours(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else 4)
+    assert core_groups(range(8), sysfs=tmp_path) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else None)
+    assert core_groups([0, 1], sysfs=tmp_path) == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "quota"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),  # version 2, in a container
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2),
+        ("0::/not/here\n", {}, None),
+        (
+            "4:memory:/x\n3:cpu,cpuacct:/host/path\n",  # version 1, the host's path
+            {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            0.5,
+        ),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    ],
+)
+def test_the_quota_of_a_container_is_read(tmp_path, own, files, quota):
+    (tmp_path / "own").write_text(own)
+    for name, content in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(content)
+    assert cpu_quota(cgroups=tmp_path / "groups", own=tmp_path / "own") == quota
+    assert cpu_quota(cgroups=tmp_path, own=tmp_path / "none") is None  # not Linux
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(None, 4), (8, 4), (2.5, 2), (0.5, 1)])
+def test_a_quota_bounds_the_cores(monkeypatch, quota, cores):
+    monkeypatch.setattr(environment, "core_groups", lambda cpus: [[0], [1], [2], [3]])
+    monkeypatch.setattr(environment, "cpu_quota", lambda: quota)
+    assert physical_cores() == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no CPU affinity here")
+def test_a_process_is_bound_to_as_many_cores_as_threads():
+    before = os.sched_getaffinity(0)
+    try:
+        bind_to_cores(1)
+        assert len(os.sched_getaffinity(0)) == 1
+    finally:
+        os.sched_setaffinity(0, before)
