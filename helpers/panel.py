@@ -4,7 +4,6 @@ Where no widgets live, such as in an executed copy or on a page, it is the table
 sentence.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
@@ -17,7 +16,6 @@ import ipywidgets as widgets
 from helpers.classify import Classifier, PredictError, occlusion
 
 CALLS = 5
-SAME_GESTURE = 0.3  # seconds
 _STYLE = """<style>
 .answers { border-collapse: collapse; width: 100%; font-size: 14px; line-height: 1.7; }
 .answers caption { caption-side: bottom; text-align: left; padding: 8px; }
@@ -34,6 +32,7 @@ class Answer(NamedTuple):
     label: str
     probability: float
     latency_ms: float
+    threads: int
     effects: list[tuple[str, float]]
 
 
@@ -59,7 +58,7 @@ class Panel:
         self.output = widgets.HTML(layout=widgets.Layout(overflow="auto"))
         self.widget = widgets.VBox([widgets.HBox([self.field, self.button]), self.output])
         self.field.observe(lambda _: self._show(), "value")
-        self.button.on_click(self._clicked)
+        self.button.on_click(lambda _: self._show())
         self._show()
 
     def answer(self, sentence: str) -> list[Answer]:
@@ -76,54 +75,48 @@ class Panel:
         for name, model in self.classifiers.items():
             (shares,) = model.probabilities([sentence])
             seconds = repeat(partial(model.probabilities, [sentence]), repeat=CALLS, number=1)
-            label, effects = model.labels[int(shares.argmax())], occlusion(model, sentence)
-            answers.append(Answer(name, label, shares.max(), 1000 * median(seconds), effects))
+            label, latency = model.labels[int(shares.argmax())], 1000 * median(seconds)
+            effects = occlusion(model, sentence)
+            answers.append(Answer(name, label, shares.max(), latency, model.threads, effects))
         return answers
 
     def _show(self) -> None:
         try:
             answers = self.answer(self.field.value)
-            threads = {model.threads for model in self.classifiers.values()}
-            self.output.value = answers_html(answers, threads=sorted(threads))
+            self.output.value = _table(answers)
             self._plain = "\n".join(
                 f"{a.name}: {a.label} ({a.probability:.3f}), {a.latency_ms:.2f} ms" for a in answers
             )
         except PredictError as error:
             self._plain = str(error)
             self.output.value = f'<p role="alert">{escape(self._plain)}</p>'
-        self._shown = time.monotonic()
-
-    def _clicked(self, _) -> None:
-        # a click that leaves a changed field arrives right behind the answer to that change
-        if time.monotonic() - self._shown > SAME_GESTURE:
-            self._show()
 
     def _repr_mimebundle_(self, **_) -> dict:
         static = {"text/html": self.output.value, "text/plain": self._plain}
         return self.widget._repr_mimebundle_() | static
 
 
-def answers_html(answers: Sequence[Answer], *, threads: Sequence[int]) -> str:
-    """The answers as one table; each word is shaded by its effect, on one scale for all rows."""
-    largest = max((abs(effect) for a in answers for _, effect in a.effects), default=0.0)
+def _table(answers: Sequence[Answer]) -> str:
+    """The answers in HTML; each word is shaded by its effect, on one scale for all rows."""
+    largest = max((abs(effect) for a in answers for _, effect in a.effects), default=0)
+    heads = ("Model", "Label", "Probability", "Latency, ms", "Threads", "What each word does")
     rows = "".join(
         f'<tr><th scope="row">{escape(a.name)}</th><td>{escape(a.label)}</td>'
-        f"<td>{a.probability:.3f}</td><td>{a.latency_ms:.2f}</td>"
-        f'<td class="words">{_words_html(a.effects, largest or 1)}</td></tr>'
+        f"<td>{a.probability:.3f}</td><td>{a.latency_ms:.2f}</td><td>{a.threads}</td>"
+        f'<td class="words">{_words(a.effects, largest or 1)}</td></tr>'
         for a in answers
     )
-    heads = ("Model", "Label", "Probability", "Latency, ms", "What each word does")
     return f"""{_STYLE}<table class="answers">
 <caption>Words shaded <span style="{_shade(1)}">blue</span> speak for the label, words shaded
 <span style="{_shade(-1)}">orange</span> against it: the shade is how far the label's probability
 falls or rises when the word is left out, by {largest:.3f} at the darkest. <strong>Bold</strong> is
 each row's strongest word for its label, <u>underlined</u> the strongest against. Latency: from text
-to label, median of {CALLS} calls after one to warm up, threads: {" or ".join(map(str, threads))}.
+to label, median of {CALLS} calls after one to warm up, on this machine.
 </caption><thead><tr>{"".join(f'<th scope="col">{head}</th>' for head in heads)}</tr></thead>
 <tbody>{rows}</tbody></table>"""
 
 
-def _words_html(effects: Sequence[tuple[str, float]], largest: float) -> str:
+def _words(effects: Sequence[tuple[str, float]], largest: float) -> str:
     values, spans = [effect for _, effect in effects], []
     for word, effect in effects:
         text = escape(word)
