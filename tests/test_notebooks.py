@@ -2,24 +2,35 @@
 
 import ast
 import re
+from statistics import median
 
 import nbformat
 import pytest
 
-from helpers.profile import ROOT
-from helpers.run import numbered_notebooks
+from helpers.tutorial.profile import ROOT
+from helpers.tutorial.run import DEEPER, MAIN_LINE
+from helpers.tutorial.steps import NOTEBOOKS
+from tests.solutions import solutions, with_solutions
 
-NOTEBOOKS = numbered_notebooks("00")
-CHECK, SOLUTION, PROBE = "nbval-check-output", "solution", "probe"
-COLLAPSED = {"source_hidden": True, "outputs_hidden": True}
+PATHS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+MAIN = [path for path in PATHS if path.name[:2] in MAIN_LINE]
+TAGS = {"parameters", "look", "single", "nbval-check-output", "nbval-ignore-output"}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
 
 
 def code_cells(notebook):
     return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
 
 
+def prose(notebook):
+    return [c.source for c in notebook.cells if c.cell_type == "markdown"]
+
+
 def tags(cell):
-    return cell.metadata.get("tags", [])
+    return set(cell.metadata.get("tags", ()))
 
 
 def texts(cell):
@@ -30,17 +41,20 @@ def texts(cell):
                 yield str(content)
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
-    loaded = nbformat.read(request.param, as_version=4)
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    loaded = read(path)
     nbformat.validate(loaded)
     return loaded
 
 
-def test_the_six_steps_and_the_optional_one_are_there():
-    steps = ["01", "02", "03", "04", "05", "06"]
-    assert [path.name[:2] for path in NOTEBOOKS] == ["00", *steps]
-    assert [path.name[:2] for path in numbered_notebooks()] == steps
+def test_the_main_line_and_the_deeper_notebooks_are_there():
+    assert [path.name[:2] for path in PATHS] == [*MAIN_LINE, *DEEPER]
 
 
 def test_it_was_run_in_order_without_errors(notebook):
@@ -51,62 +65,78 @@ def test_it_was_run_in_order_without_errors(notebook):
 
 
 def test_its_outputs_are_those_of_the_default_profile(notebook):
-    assert "profile  laptop" in "".join(texts(code_cells(notebook)[0]))
+    said = "".join(text for cell in code_cells(notebook)[:2] for text in texts(cell))
+    assert re.search(r"^profile +laptop\b", said, re.MULTILINE)
 
 
-def test_it_opens_with_what_it_needs(notebook):
+def test_it_opens_with_what_it_needs(path, notebook):
     opening = notebook.cells[0].source
+    assert opening.startswith(f"# {int(path.name[:2])}. ")
     for row in ("You learn", "Reads", "Writes", "Takes"):
         assert f"| {row} |" in opening
+    if path.name[:2] in DEEPER:
+        assert "ptional" in opening.split("\n\n")[1]
+    first, second = code_cells(notebook)[:2]
+    assert tags(first) == {"parameters"} and first.source.startswith('PROFILE = ""')
+    assert f'start("{path.name[:2]}"' in "".join(second.source.split()).replace("(\n", "(")
+    assert "profile=PROFILE" in second.source
+
+
+def test_it_has_known_tags_and_plain_code(notebook):
+    for cell in code_cells(notebook):
+        assert tags(cell) <= TAGS, cell.source
+        assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
+        assert "helpers.tutorial" not in cell.source
 
 
 def test_it_ends_with_checks_that_hold(notebook):
-    last = [cell for cell in code_cells(notebook) if SOLUTION not in tags(cell)][-1]
-    assert CHECK in tags(last)
-    verdicts = "".join(o.text for o in last.outputs if o.get("name") == "stdout").splitlines()
-    assert verdicts
-    for verdict in verdicts:
-        assert verdict.endswith(": True"), verdict
+    last = code_cells(notebook)[-1]
+    assert tags(last) == {"look", "nbval-check-output"}
+    said = "".join(o.text for o in last.outputs if o.get("name") == "stdout")
+    assert said and all(line.endswith(": True") for line in said.splitlines()), said
 
 
-def test_its_exercises_have_collapsed_solutions_that_check_themselves(notebook):
-    cells = notebook.cells
-    (heading,) = (i for i, cell in enumerate(cells) if cell.source.startswith("## Exercises\n"))
-    questions, solutions = cells[heading + 1 :: 2], cells[heading + 2 :: 2]
-    assert len(solutions) in (2, 3)
-    assert [cell for cell in cells if SOLUTION in tags(cell)] == solutions
-    pairs = zip(questions, solutions, strict=True)
-    for number, (question, solution) in enumerate(pairs, start=1):
-        assert question.cell_type == "markdown" and solution.cell_type == "code"
-        assert question.source.startswith(f"**{number}.** ")
-        assert solution.source.startswith(f"# Solution {number}\n")
-        assert solution.metadata.get("jupyter") == COLLAPSED
-        nodes = ast.walk(ast.parse(solution.source))
-        assert any(isinstance(node, ast.Assert) for node in nodes), solution.source
+def test_its_exercises_have_collapsed_solutions_that_check_themselves(path, notebook):
+    found, questions = (
+        solutions(notebook),
+        re.findall(r"^\*\*\d\.\*\* ", "\n".join(prose(notebook)), re.M),
+    )
+    assert len(found) == len(questions) == "\n".join(prose(notebook)).count("<details>")
+    assert len(found) == 3 or path not in MAIN
+    for code in found:
+        assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(code))), code
+    whole = with_solutions(path)
+    nbformat.validate(whole)
+    assert [
+        cell.source.split("\n", 1)[1] for cell in whole.cells if "solution" in tags(cell)
+    ] == found
 
 
-def test_several_processes_run_no_solution(notebook):
-    by_kind = {True: set(), False: set()}
+def test_it_carries_no_path_of_one_machine(notebook):
     for cell in code_cells(notebook):
-        by_kind[SOLUTION in tags(cell)].add(PROBE in tags(cell))
-    assert by_kind[True] == {True in by_kind[False]}
-
-
-def test_it_carries_no_path_of_one_machine_and_no_shell(notebook):
-    for cell in code_cells(notebook):
-        assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
         for text in (cell.source, *texts(cell)):
             assert not re.search(r"(?<![\w.:/])/(home|root|Users|work|tmp|usr)/", text), text[:300]
             assert str(ROOT) not in text
 
 
-def test_every_plot_is_shown_and_described(notebook):
+def test_every_picture_is_described(notebook):
     for cell in code_cells(notebook):
         pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-        assert cell.source.count("plots.show(") == len(pictures)
+        assert len(pictures) >= len(re.findall(r"lesson\.(show|add_point)\(", cell.source))
         assert all(len(output.metadata["image/png"]["alt"]) > 40 for output in pictures)
+    for alt, file in re.findall(r"!\[(.*?)\]\((.*?)\)", "\n".join(prose(notebook)), re.DOTALL):
+        assert len(alt) > 40 and (NOTEBOOKS / file).exists(), file
 
 
-def test_cells_are_short(notebook):
-    for cell in code_cells(notebook)[1:]:
-        assert len(cell.source.splitlines()) <= 25, cell.source
+@pytest.mark.parametrize("path", MAIN, ids=lambda path: path.stem)
+def test_a_lesson_of_the_main_line_is_lean(path):
+    cells, text = code_cells(read(path)), "\n".join(prose(read(path)))
+    lines = [len(cell.source.splitlines()) for cell in cells]
+    imports = [
+        n for n in ast.parse(cells[1].source).body if isinstance(n, ast.Import | ast.ImportFrom)
+    ]
+    assert len(cells) <= 16 and median(lines) <= 8
+    assert imports[-1].end_lineno <= 12
+    for part in ("**Predict first.**", "## Take home", "## Checks", "](images/", "glossary.md"):
+        assert part in text, part
+    assert sum("lesson.add_point(" in cell.source for cell in cells) == 1
