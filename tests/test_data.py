@@ -1,13 +1,15 @@
 import json
 import lzma
 import random
+from pathlib import Path
 
+import datasets
 import pandas as pd
 import pytest
 from datasets import Dataset
 
-from helpers.assets import locate
 from helpers.data import (
+    LABELS,
     class_names,
     load_data,
     load_labelled,
@@ -17,8 +19,10 @@ from helpers.data import (
     read_movie_reviews,
     split_by_hash,
     tokenize,
+    training_sentences,
 )
-from helpers.profile import load_profile
+from helpers.tutorial.profile import load_profile
+from helpers.tutorial.sources import locate
 
 
 def keys(rows):
@@ -59,16 +63,15 @@ def test_shares_are_met_and_classes_mixed_in_order():
 
 
 def test_the_default_data_is_what_the_readme_says():
-    profile = load_profile("laptop")
-    rated = read_movie_reviews(locate(profile.data.source) / "sentences.tsv")
-    assert len(rated) == 10_605
-    assert all(-4 <= rating <= 4 for _, rating in rated)
-    data = load_data(profile.data)
-    assert data["test"].num_rows >= 2_000
-    ratings = dict(rated)
+    settings = load_profile("laptop").data
+    rated = dict(rows := read_movie_reviews(locate(settings.source) / "sentences.tsv"))
+    assert len(rows) == 10_605
+    assert all(-4 <= rating <= 4 for rating in rated.values())
+    data = load_data(locate(settings.source), settings)
+    assert class_names(data) == LABELS and data["test"].num_rows >= 2_000
     for row in data["dev"]:
-        assert row["label"] == int(ratings[row["sentence"]] > 0)
-        assert abs(ratings[row["sentence"]]) >= profile.data.min_rating
+        assert row["label"] == int(rated[row["sentence"]] > 0)
+        assert abs(rated[row["sentence"]]) >= settings.min_rating
 
 
 def test_unlabelled_text_is_read_plain_and_compressed(tmp_path):
@@ -93,16 +96,22 @@ def test_text_that_cannot_be_read_is_explained(tmp_path):
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Arrow files of these tests go with them; assets stay where they are."""
-    monkeypatch.setattr("helpers.data.cache_folder", lambda: tmp_path / "cache")
+    """Arrow files of these tests go with them."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def write_lines(path, rows):
     path.write_text("".join(json.dumps({"text": s, "label": n}) + "\n" for s, n in rows))
 
 
-def settings(source, **changes):
-    return load_profile("laptop").data.model_copy(update={"source": str(source), **changes})
+def load(source, *, train=None, labels=0, seed=0, **changes):
+    settings = load_profile("laptop").data.model_copy(update={"source": str(source), **changes})
+    return load_data(source, settings, train=train, labels=labels, seed=seed)
+
+
+def numbers(rows):
+    """The numbers that sentences such as "train 7" end with, in order."""
+    return sorted(int(sentence.split()[-1]) for sentence in rows["sentence"])
 
 
 def some(count, word):
@@ -116,17 +125,17 @@ def test_published_splits_are_kept_less_what_is_held_out(tmp_path):
     write_lines(folder / "train.jsonl", some(200, "train") + leaked)
     write_lines(folder / "dev.jsonl", some(30, "dev"))
     write_lines(folder / "test.jsonl", some(40, "test"))
-    data = load_data(settings(folder))
+    data = load(folder)
     assert data["dev"]["sentence"][:] == [f"dev {i}" for i in range(30)]
     assert data["test"]["label"][:] == [i % 2 for i in range(40)]
-    assert data["train"]["sentence"][:] == [f"train {i}" for i in range(200)]
+    assert set(data["labelled"]["sentence"]) == {f"train {i}" for i in range(200)}
 
 
 def test_lacking_splits_are_taken_out_of_the_training_sentences(tmp_path):
     (tmp_path / "mine.csv").write_text(
         "sentence,label\n" + "".join(f'"one, {i}",{i % 2}\n' for i in range(400))
     )
-    data = load_data(settings(tmp_path / "mine.csv"))
+    data = load(tmp_path / "mine.csv")
     split = {name: set(rows["sentence"]) for name, rows in data.items()}
     assert len(set.union(*split.values())) == sum(map(len, split.values())) == 400
     assert 50 < len(split["test"]) < 130 and 15 < len(split["dev"]) < 70
@@ -145,8 +154,8 @@ def test_training_sentences_may_come_from_another_source(tmp_path):
     write_lines(tmp_path / "sst2/dev.jsonl", some(10, "dev"))
     write_lines(tmp_path / "sst2/test.jsonl", some(10, "test"))
     write_lines(tmp_path / "phrases/train.jsonl", [*some(50, "phrase"), ("dev 1", 0)])
-    data = load_data(settings(tmp_path / "sst2", train=str(tmp_path / "phrases")))
-    assert data["train"]["sentence"][:] == [f"phrase {i}" for i in range(50)]
+    data = load(tmp_path / "sst2", train=tmp_path / "phrases")
+    assert set(data["labelled"]["sentence"]) == {f"phrase {i}" for i in range(50)}
 
 
 @pytest.mark.parametrize(
@@ -170,22 +179,54 @@ def write_csv(path, rows):
     pd.DataFrame(rows, columns=["sentence", "label"]).to_csv(path, index=False)
 
 
+def test_numbers_are_no_sentiments_unless_the_profile_says_so(tmp_path):
+    write_csv(tmp_path / "spam.csv", some(300, "mail"))
+    assert class_names(load(tmp_path / "spam.csv")) == ("0", "1")
+    named = load(tmp_path / "spam.csv", class_names=["ham", "spam"])
+    assert class_names(named) == ("ham", "spam")
+    assert all(row["label"] == int(row["sentence"].split()[1]) % 2 for row in named["test"])
+    with pytest.raises(ValueError, match=r"has 2 classes, data.class_names 3"):
+        load(tmp_path / "spam.csv", class_names=["ham", "spam", "other"])
+
+
+def test_few_keep_their_label_and_the_others_are_text_alone(tmp_path):
+    write_csv(tmp_path / "mine.csv", sorted(some(400, "one"), key=lambda row: row[1]))
+    whole = load(tmp_path / "mine.csv")
+    assert len(whole["unlabelled"]) == 0 and whole["unlabelled"].column_names == ["sentence"]
+    draws = [load(tmp_path / "mine.csv", labels=60, seed=seed) for seed in (0, 0, 1)]
+    chosen = [set(draw["labelled"]["sentence"]) for draw in draws]
+    assert chosen[0] == chosen[1] != chosen[2]
+    for draw in draws:
+        assert len(draw["labelled"]) == 60 and draw["unlabelled"].column_names == ["sentence"]
+        assert 15 < sum(draw["labelled"]["label"]) < 45  # though the file is sorted by label
+        assert numbers(training_sentences(draw)) == numbers(whole["labelled"])
+        assert draw["dev"]["sentence"][:] == whole["dev"]["sentence"][:]
+    more = load(tmp_path / "mine.csv", labels=90)
+    assert more["labelled"]["sentence"][:60] == draws[0]["labelled"]["sentence"][:]
+
+
+def test_labels_so_few_that_a_class_has_none_are_refused(tmp_path):
+    write_csv(tmp_path / "mine.csv", [(f"one {i}", "ab"[i % 100 == 0]) for i in range(900)])
+    with pytest.raises(ValueError, match=r"no labelled sentence of b: raise data.labels \(5\)"):
+        load(tmp_path / "mine.csv", labels=5)
+
+
 def test_classes_may_be_three_and_have_names(tmp_path):
     names = ["good", "bad", "so-so"]
     write_csv(tmp_path / "mine.csv", [(f"null {i}", names[i % 3]) for i in range(300)])
-    data = load_data(settings(tmp_path / "mine.csv"))
+    data = load(tmp_path / "mine.csv")
     assert class_names(data) == ("bad", "good", "so-so")
-    for split in data.values():
-        for row in split:
+    for split in ("labelled", "dev", "test"):
+        for row in data[split]:
             number = int(row["sentence"].split()[1])
             assert class_names(data)[row["label"]] == names[number % 3]
 
 
 def test_stars_from_one_to_five_keep_their_order(tmp_path):
     write_csv(tmp_path / "mine.csv", [(f"NA {i}", 5 - i % 5) for i in range(300)])
-    data = load_data(settings(tmp_path / "mine.csv"))
+    data = load(tmp_path / "mine.csv")
     assert class_names(data) == ("1", "2", "3", "4", "5")
-    row = data["train"][0]
+    row = data["labelled"][0]
     assert row["label"] == 4 - int(row["sentence"].split()[1]) % 5
 
 
@@ -194,23 +235,24 @@ def test_words_that_pandas_takes_for_nothing_are_words(tmp_path):
     assert load_labelled(tmp_path / "mine.csv")["train"][:2] == [("NA", "null"), ("None", "nan")]
 
 
-def test_one_class_alone_is_refused(tmp_path):
-    write_csv(tmp_path / "mine.csv", [(f"fine {i}", "good") for i in range(100)])
-    with pytest.raises(ValueError, match="all training sentences have one label, 'good'"):
-        load_data(settings(tmp_path / "mine.csv"))
-
-
-def test_too_few_sentences_are_refused(tmp_path):
-    write_csv(tmp_path / "mine.csv", [("fine", 1), ("bad", 0)])
-    with pytest.raises(ValueError, match="no sentence is left for"):
-        load_data(settings(tmp_path / "mine.csv"))
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([(f"fine {i}", "good") for i in range(100)], "all training sentences have one label, 'g"),
+        ([("fine", 1), ("bad", 0)], "no sentence is left for"),
+    ],
+)
+def test_what_cannot_be_learnt_or_tested_is_refused(tmp_path, rows, complaint):
+    write_csv(tmp_path / "mine.csv", rows)
+    with pytest.raises(ValueError, match=complaint):
+        load(tmp_path / "mine.csv")
 
 
 def test_a_class_that_training_lacks_is_refused(tmp_path):
     write_csv(tmp_path / "train.csv", [(f"one {i}", "ab"[i % 2]) for i in range(50)])
     write_csv(tmp_path / "test.csv", [("two", "a"), ("three", "c")])
     with pytest.raises(ValueError, match="test has labels training lacks: c"):
-        load_data(settings(tmp_path))
+        load(tmp_path)
 
 
 def test_what_is_in_two_splits_or_twice_is_left_out_with_a_warning(tmp_path):
@@ -218,14 +260,14 @@ def test_what_is_in_two_splits_or_twice_is_left_out_with_a_warning(tmp_path):
     write_csv(tmp_path / "dev.csv", [*some(20, "dev"), ("test 5.", 1)])
     write_csv(tmp_path / "test.csv", some(20, "test"))
     with pytest.warns(UserWarning) as warned:
-        data = load_data(settings(tmp_path))
+        data = load(tmp_path)
     messages = "\n".join(str(warning.message) for warning in warned)
     assert "2 sentences of train are held out" in messages
     assert "1 sentences of dev are held out" in messages
-    assert [len(data[name]) for name in ("train", "dev", "test")] == [50, 20, 20]
+    assert [len(data[name]) for name in ("labelled", "dev", "test")] == [50, 20, 20]
     write_csv(tmp_path / "mine.csv", [*some(200, "one"), ("ONE 3", 1), ("one 4", 1)])
     with pytest.warns(UserWarning, match="3 rows repeat a sentence"):
-        load_data(settings(tmp_path / "mine.csv"))
+        load(tmp_path / "mine.csv")
 
 
 def test_a_folder_without_tables_is_explained(tmp_path):
@@ -234,32 +276,38 @@ def test_a_folder_without_tables_is_explained(tmp_path):
         load_labelled(tmp_path / "empty")
 
 
-def test_a_transfer_set_keeps_its_scores_or_not(tmp_path):
-    rows = {"sentence": ["one", "two", "three"], "label": [0, 1, 1]}
+def transfer(tmp_path, name, **changes):
+    write_csv(tmp_path / "mine.csv", some(100, "one"))
+    data = load(tmp_path / "mine.csv", labels=20)
+    settings = load_profile("laptop").transfer
+    changes = {"source": str(tmp_path / name), "training_sentences": False} | changes
+    return data, load_transfer(data, settings.model_copy(update=changes), Path)
+
+
+def test_a_transfer_set_adds_a_source_and_keeps_its_scores_or_not(tmp_path):
+    write_csv(tmp_path / "mine.csv", some(100, "one"))
+    held_out = load(tmp_path / "mine.csv")["test"][0]["sentence"]
+    rows = {"sentence": ["two 1", held_out.upper(), "two 2"], "label": [0, 1, 1]}
     Dataset.from_dict(rows | {"prediction": [[1.5, -1.5], [0.0, 0.25], [-1.0, 1.0]]}).to_parquet(
         tmp_path / "scored.parquet"
     )
-    stored = load_transfer(tmp_path / "scored.parquet", stored_scores=True, leave_out=["TWO!"])
-    assert stored["sentence"][:] == ["one", "three"]
+    _, stored = transfer(tmp_path, "scored.parquet", scores="stored")
+    assert stored["sentence"][:] == ["two 1", "two 2"]
     assert stored["prediction"][:] == [[1.5, -1.5], [-1.0, 1.0]]
-    bare = load_transfer(tmp_path / "scored.parquet", stored_scores=False, limit=2)
-    assert bare.column_names == ["sentence"] and bare["sentence"][:] == ["one", "two"]
-    (tmp_path / "plain.txt").write_text("one\ntwo\n")
-    assert len(load_transfer(tmp_path / "plain.txt", stored_scores=False)) == 2
+    data, both = transfer(tmp_path, "scored.parquet", scores="stored", training_sentences=True)
+    assert both["sentence"][:-2] == training_sentences(data)["sentence"][:]
+    assert both["prediction"][:-2] == [None] * (len(both) - 2)
+    _, bare = transfer(tmp_path, "scored.parquet", sentences=1)
+    assert bare.column_names == ["sentence"] and bare["sentence"][:] == ["two 1"]
+    (tmp_path / "plain.txt").write_text("three\nfour\n")
+    assert transfer(tmp_path, "plain.txt")[1]["sentence"][:] == ["three", "four"]
     with pytest.raises(ValueError, match="no column 'prediction'"):
-        load_transfer(tmp_path / "plain.txt", stored_scores=True)
+        transfer(tmp_path, "plain.txt", scores="stored")
 
 
 def test_memory_mapped_sentences_are_tokenised_once(tmp_path, tokenizer):
     (tmp_path / "plain.txt").write_text("a fine film\na dull film\n")
-    calls = []
-
-    def once():
-        text = load_transfer(tmp_path / "plain.txt", stored_scores=False)
-        encoded = tokenize(text, tokenizer, 64)
-        calls.append([file["filename"] for file in encoded.cache_files])
-        return encoded
-
-    assert once()["length"][:] == [5, 5]
-    once()
-    assert calls[0] and calls[0] == calls[1]
+    encoded = [tokenize(load_text(tmp_path / "plain.txt"), tokenizer, 64) for _ in range(2)]
+    assert encoded[0]["length"][:] == [5, 5]
+    files = [[file["filename"] for file in each.cache_files] for each in encoded]
+    assert files[0] and files[0] == files[1]

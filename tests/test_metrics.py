@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from helpers.metrics import agreement, compare_paired, mean_over_seeds, measure_accuracy
+from helpers.metrics import agreement, compare_paired, mean_over_draws, measure_accuracy
 
 
 def logits_for(labels):
@@ -45,22 +45,31 @@ def test_the_order_of_sentences_matters():
     assert agreement(logits_for(gold), logits_for(shuffled)) < 0.6
 
 
-def test_the_mean_over_seeds_has_an_interval_for_seeds_and_sentences():
+def test_the_mean_over_draws_has_an_interval_for_seeds_and_sentences():
     rng = np.random.default_rng(1)
     gold = rng.integers(0, 2, 400)
     steady = [logits_for(np.where(rng.random(400) < 0.9, gold, 1 - gold)) for _ in range(3)]
-    found = mean_over_seeds(steady, gold)
+    found = mean_over_draws(steady, gold)
     assert found.value == pytest.approx(np.mean([measure_accuracy(s, gold).value for s in steady]))
     assert found.low < found.value < found.high and found.high - found.low < 0.08
-    wild = [logits_for(gold), logits_for(gold), logits_for(1 - gold)]  # one seed fails altogether
-    spread = mean_over_seeds(wild, gold)
+    wild = [logits_for(gold), logits_for(gold), logits_for(1 - gold)]  # one draw fails altogether
+    spread = mean_over_draws(wild, gold)
     assert spread.value == pytest.approx(2 / 3) and spread.low < 0.05 and spread.high == 1
 
 
-def test_over_a_reference_only_differences_count():
+def test_minus_other_logits_only_differences_count():
     gold = np.array([0, 1] * 50)
     worse = gold.copy()
     worse[:10] = 1 - worse[:10]
-    found = mean_over_seeds([logits_for(worse)] * 2, gold, reference=logits_for(gold))
+    found = mean_over_draws([logits_for(worse)] * 2, gold, minus=logits_for(gold))
     assert found.value == pytest.approx(-0.1) and found.low < -0.1 < found.high < 0
-    assert mean_over_seeds([logits_for(worse)], gold, reference=logits_for(worse)) == (0, 0, 0)
+    assert mean_over_draws([logits_for(worse)], gold, minus=logits_for(worse)) == (0, 0, 0)
+    other = [logits_for(worse), logits_for(gold)]
+    paired = mean_over_draws([logits_for(gold)] * 2, gold, minus=other)  # 0.1 and 0
+    assert paired.value == pytest.approx(0.05) and paired.low <= 0 < paired.high
+
+
+def test_no_p_value_is_called_zero():
+    gold = np.zeros(100, dtype=int)
+    comparison = compare_paired(logits_for(gold), logits_for(1 - gold), gold)
+    assert "p < 0.001" in str(comparison) and str(comparison).startswith("+100.00 points")

@@ -14,7 +14,7 @@ from tests.solutions import solutions, with_solutions
 
 PATHS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 MAIN = [path for path in PATHS if path.name[:2] in MAIN_LINE]
-TAGS = {"parameters", "look", "single", "nbval-check-output", "nbval-ignore-output"}
+OLD_TAGS = {"probe", "solution"}
 
 
 def read(path):
@@ -82,9 +82,9 @@ def test_it_opens_with_what_it_needs(path, notebook):
     assert "profile=PROFILE" in second.source
 
 
-def test_it_has_known_tags_and_plain_code(notebook):
+def test_its_code_is_plain(notebook):
     for cell in code_cells(notebook):
-        assert tags(cell) <= TAGS, cell.source
+        assert not tags(cell) & OLD_TAGS, cell.source
         assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
         assert "helpers.tutorial" not in cell.source
 

@@ -1,12 +1,6 @@
 import pytest
 
-from helpers.profile import (
-    ROOT,
-    Architecture,
-    ProfileError,
-    known_profiles,
-    load_profile,
-)
+from helpers.tutorial.profile import ROOT, ProfileError, known_profiles, load_profile
 
 
 @pytest.mark.parametrize("name", known_profiles())
@@ -26,20 +20,6 @@ def test_an_unknown_name_lists_the_known_ones():
         load_profile("lapdog")
 
 
-def test_smoke_shrinks_data_and_keeps_the_student():
-    laptop, smoke = load_profile("laptop"), load_profile("smoke")
-    assert smoke.data.train_sentences > 0
-    assert smoke.student.architecture == laptop.student.architecture
-    half = laptop.baseline.architecture.model_copy(update={"layers": 6})
-    assert smoke.baseline.architecture == half
-    assert smoke.max_length == laptop.max_length
-
-
-def test_the_default_student_is_the_blogs_bert_mini():
-    expected = Architecture(layers=4, hidden=256, heads=4, intermediate=1024, vocabulary=30522)
-    assert load_profile("laptop").student.architecture == expected
-
-
 def changed(tmp_path, old, new):
     text = (ROOT / "profiles/laptop.toml").read_text()
     assert old in text
@@ -56,7 +36,6 @@ def changed(tmp_path, old, new):
         ("hidden = 256, heads = 4", "hidden = 250, heads = 4", "not a multiple of heads"),
         ("seed = 42", "seed = ", "not valid TOML"),
         ('weights = "untrained"', 'weights = "teacher"', "whose architecture differs"),
-        ('rungs = ["scratch", "gold",', 'rungs = ["scratch",', "rungs must hold gold"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path, old, new, complaint):
@@ -72,12 +51,11 @@ def test_extends_changes_only_what_it_states(tmp_path):
 
 
 def test_set_changes_single_settings(monkeypatch):
-    changes = "name=trial seed=7 pretraining.layer_weights=[0,0,1] pretraining.text='my text.xz'"
+    changes = "name=trial seed=7 distillation.budgets=[5,50] pretraining.text='my text.xz'"
     monkeypatch.setenv("SET", changes)
     trial = load_profile("laptop")
-    assert (trial.name, trial.seed, trial.pretraining.layer_weights) == ("trial", 7, [0, 0, 1])
-    assert trial.pretraining.text == "my text.xz"
-    assert trial.changes == changes
+    assert (trial.name, trial.seed, trial.distillation.budgets) == ("trial", 7, [5, 50])
+    assert trial.pretraining.text == "my text.xz" and trial.changes == changes
     monkeypatch.delenv("SET")
     assert trial.teacher == load_profile("laptop").teacher
 
@@ -90,7 +68,7 @@ def test_set_changes_single_settings(monkeypatch):
         ("name='open", "SET: No closing quotation"),
         ("data.min_ratign=1", "data.min_ratign"),
         ("name=../elsewhere", "name"),
-        ("pretraining.student_layers=[1]", "differ in length"),
+        ("pretraining.hidden_states.student_layers=[1]", "differ in length"),
     ],
 )
 def test_a_wrong_change_is_named(monkeypatch, changes, complaint):
@@ -100,20 +78,21 @@ def test_a_wrong_change_is_named(monkeypatch, changes, complaint):
 
 
 def test_references_are_found_by_their_full_names(monkeypatch):
-    monkeypatch.setenv("SET", "student.gold.start=hf://org/gold generation.model=''")
-    assert load_profile("blog-train").references("student", "generation", "seed") == {
-        "student.checkpoint": load_profile("blog-train").student.checkpoint,
+    monkeypatch.setenv("SET", "student.gold.start=hf://org/gold distillation.generation.model=''")
+    profile = load_profile("blog-train")
+    assert profile.references("student", "distillation", "seed") == {
+        "student.checkpoint": profile.student.checkpoint,
         "student.gold.start": "hf://org/gold",
     }
 
 
-def test_the_blog_profiles_hold_the_blogs_recipe():
+def test_the_blog_profiles_hold_what_the_blog_did():
     blog, train = load_profile("blog"), load_profile("blog-train")
     assert blog.teacher.training.epochs == blog.student.gold.epochs == 0
-    assert blog.student.distil_augmented.epochs == 0 and blog.baseline.weights == "teacher"
-    recipe = train.student.distil_augmented
-    assert (recipe.learning_rate, recipe.batch_size, recipe.epochs) == (6e-5, 128, 7)
-    assert (recipe.weight_decay, recipe.warmup, train.max_length) == (0.01, 0, 64)
-    assert 797_056 * recipe.epochs // recipe.batch_size in (43_589, 43_588)
+    assert blog.student.distil.epochs == 0 and blog.baseline.weights == "teacher"
+    theirs = train.student.distil
+    assert (theirs.learning_rate, theirs.batch_size, theirs.epochs) == (6e-5, 128, 7)
+    assert (theirs.weight_decay, theirs.warmup, train.max_length) == (0.01, 0, 64)
     mini = load_profile("laptop").student.architecture
+    assert tuple(mini.model_dump().values()) == (4, 256, 4, 1024, 30522)
     assert blog.student.architecture == train.student.architecture == mini

@@ -278,6 +278,22 @@ def narrow(
     return bool(reach) and max(reach) <= precision
 
 
+def row_logits(
+    variants: Sequence[Variant], sentences: Sequence[str], *, max_length: int
+) -> dict[str, np.ndarray]:
+    """Logits (sentences, classes) of rows by their `predictions`, from one text at a time.
+
+    Optional rows that cannot be run are left out.
+    """
+    texts = {"own": {"items": list(sentences), "warm": [0]}}
+    inputs = {str(variant.tokenizer): texts for variant in variants}
+    shared = {"threads": physical_cores(), "max_length": max_length, "warm_ms": 0}
+    with ExitStack() as stack:
+        workers = _start_workers(variants, inputs, shared, Measurements(), stack)
+        ran = [variant for variant in variants if variant.name in workers]
+        return {row.predictions: workers[row.name].logits(row.name, "own") for row in ran}
+
+
 def time_together(
     runs: Mapping[str, Callable], items: Sequence[tuple], *, rounds: int, block_ms: float, seed: int
 ) -> dict[str, Timings]:

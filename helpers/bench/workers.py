@@ -83,7 +83,8 @@ class WorkerProcess:
     def logits(self, row: str, workload: str) -> np.ndarray:
         """Logits (inputs, classes) of a workload's inputs, float32."""
         self._tell({"row": row, "workload": workload})
-        return np.array(self._hear(), dtype=np.float32)
+        answers = self._hear()
+        return np.array(answers, dtype=np.float32).reshape(len(answers), -1)
 
     def time(self, row: str, workload: str, chosen: list[int], milliseconds: float) -> list[float]:
         """Milliseconds of each call of a block on chosen inputs: `engine_worker.time_block`."""

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from helpers.tutorial.setup import ROOT, SetupError, is_ready, prepare, prepare_engine
 
-MAIN = ("01", "05")
-DEEPER = ("06", "99")
 COMMANDS = {
     "run": "notebooks 01 to 05; what is fresh is skipped",
     "deeper": "notebooks 06 to 10, or one of them",
@@ -113,24 +111,24 @@ def _again(python: Path) -> int:
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    from helpers.tutorial.run import run_steps
+    from helpers.tutorial.run import DEEPER, MAIN_LINE, run_steps
 
-    low, high = MAIN if options.command == "run" else DEEPER
-    known = [path.name[:2] for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
-    known = [number for number in known if low <= number <= high]
+    known = MAIN_LINE if options.command == "run" else DEEPER
     only = getattr(options, "only", None)
     first, last = only or options.first, only or options.last
     for number in filter(None, (first, last)):
         if number not in known:
             print(f"error: {options.command} has {', '.join(known)}, no {number}", file=sys.stderr)
             return 2
-    numbers = [n for n in known if (first or low) <= n <= (last or high)]
+    numbers = [n for n in known if (first or known[0]) <= n <= (last or known[-1])]
     return run_steps(
         numbers, force_from=first, processes=options.processes, refresh=options.refresh
     )
 
 
 def _test(_: argparse.Namespace) -> int:
+    from helpers.tutorial.run import MAIN_LINE
+
     one_thread, smoke = {"OMP_NUM_THREADS": "1"}, {"PROFILE": "smoke"}
     for name in ("PROFILE", "SET"):
         os.environ.pop(name, None)
@@ -142,8 +140,8 @@ def _test(_: argparse.Namespace) -> int:
     status = status or _module("tests.solutions", folder / "tested")
     nbval = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--durations=5")
     copies = sorted((folder / "tested").glob("*.ipynb"))
-    main_line = [path for path in copies if path.name[:2] <= MAIN[1]]
-    deeper = [path for path in copies if path.name[:2] > MAIN[1]]
+    main_line = [path for path in copies if path.name[:2] in MAIN_LINE]
+    deeper = [path for path in copies if path.name[:2] not in MAIN_LINE]
     status = status or _module("pytest", *nbval, *main_line, **smoke)
     status = status or _module("pytest", "tests/test_jupyterlab.py", "-m", "browser", **smoke)
     return status or _module("pytest", *nbval, *together, *deeper, **smoke, **one_thread)

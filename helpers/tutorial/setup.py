@@ -155,7 +155,7 @@ def find_python(
             f"python{bare}-venv: sudo apt install python{bare}-venv"
         )
     raise SetupError(
-        f"Python {' or '.join(versions)} is needed; "
+        f"Python {', '.join(versions[:-1])} or {versions[-1]} is needed; "
         f"{'; '.join(dict.fromkeys(seen)) or f'{named or commands[1][0]} was not found'}. "
         f"Install one, or uv, which brings one, or name one: PYTHON=/path/to/python{fetched}"
     )

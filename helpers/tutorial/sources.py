@@ -282,7 +282,8 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def _repository(reference: str) -> tuple[dict[str, str | None], str]:
     """What a reference to the hub names, as arguments of its client, and a path in it."""
-    from huggingface_hub.utils import HfUriError, parse_hf_uri
+    from huggingface_hub.errors import HfUriError
+    from huggingface_hub.utils import parse_hf_uri
 
     try:
         uri = parse_hf_uri(reference)
