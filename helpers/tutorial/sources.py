@@ -346,20 +346,20 @@ def _explain(reference: str, error: BaseException) -> str:
     from huggingface_hub import constants, errors
 
     known = {
+        SourceError: str(error),
         errors.GatedRepoError: "it is gated: accept its terms on its page, then `hf auth login`",
         errors.RevisionNotFoundError: "the repository has no such revision",
         errors.RepositoryNotFoundError: "it does not exist, or is private and asks for a login",
-        SourceError: str(error),
     }
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
     for kind, said in known.items():
-        if isinstance(error, kind):
+        if any(isinstance(link, kind) for link in chain):
             return f"{reference}: {said}"
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    said = (str(error).strip() or type(error).__name__).splitlines()[-1]
-    return (
-        f"{reference}: {said} (hub {constants.ENDPOINT}, cache {constants.HF_HUB_CACHE}: HF_HOME)"
-    )
+    said = (str(chain[-1]).strip() or type(chain[-1]).__name__).splitlines()[-1]
+    where = f"hub {constants.ENDPOINT}, cache {constants.HF_HUB_CACHE}"
+    return f"{reference}: {said} ({where}; HF_HOME moves it)"
 
 
 def main() -> int:
