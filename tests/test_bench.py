@@ -116,19 +116,21 @@ def predictions(right: int) -> np.ndarray:
 
 
 def test_a_row_that_labels_otherwise_than_its_fp32_is_not_timed(tmp_path):
-    names = {"fp32": "p", "good": "good", "strayed": "bad", "other": "other", "untrained": ""}
     rows = [
-        Variant(name, "other" if name == "other" else "mini", "onnxruntime", "INT8", "", None)
-        for name in names
+        Variant("fp32", "mini", "", "FP32", "", predictions="p"),
+        Variant("good", "mini", "", "INT8", "", predictions="good"),
+        Variant("strayed", "mini", "", "INT8", "", predictions="bad"),
+        Variant("none", "mini", "", "INT8", "", predictions="x"),
+        Variant("other", "other", "", "FP64", "", predictions="other"),
+        Variant("untrained", "base", "", "FP32", ""),
     ]
-    rows = [replace(row, predictions=names[row.name]) for row in rows]
     np.savez(tmp_path / "predictions_03.npz", p=predictions(100), other=predictions(50))
     np.savez(tmp_path / "predictions_04.npz", good=predictions(99), bad=predictions(98))
     stored = results.load_predictions(tmp_path, ["03", "04"])
     test = Dataset.from_dict({"label": [1] * 100})
     found = results.check_labels(rows, stored, test, fp32={"mini": "p"}, agreement=0.99)
     assert [row.name for row in found.timed] == ["fp32", "good", "other", "untrained"]
-    assert "98.0%" in found.strayed["strayed"] and set(found.strayed) == {"strayed"}
+    assert "98.0%" in found.strayed["strayed"] and set(found.strayed) == {"strayed", "none"}
     assert found.accuracies["bad"].value == 0.98 and set(found.accuracies) == set(stored)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from helpers.bench.engine import ENGINE, engine_fault
 from helpers.bench.rounds import MIN_ROUNDS, Measurements, Variant
 from helpers.bench.statistics import Estimate, speedup, typical
 from helpers.environment import describe_environment, git_commit
@@ -53,7 +54,6 @@ def check_labels(
     variants: Sequence[Variant],
     predictions: Mapping[str, np.ndarray],
     test: "Dataset",
-    *,
     fp32: Mapping[str, str],
     agreement: float,
 ) -> Labels:
@@ -65,17 +65,19 @@ def check_labels(
     """
     from helpers import metrics
 
-    shares, accuracies = {}, {}
-    for row in (row for row in variants if row.predictions in predictions):
-        logits = predictions[row.predictions]
+    shares, accuracies, strayed = {}, {}, {}
+    for row in variants:
+        if (logits := predictions.get(row.predictions)) is None:
+            if fp32.get(row.model) in predictions:  # then it should have some
+                fault = engine_fault() if row.runtime == ENGINE else None
+                strayed[row.name] = fault or "has no logits on the test sentences"
+            continue
         accuracies[row.predictions] = metrics.measure_accuracy(logits, test["label"])
         if fp32.get(row.model) in predictions:
             shares[row.name] = metrics.agreement(logits, predictions[fp32[row.model]])
-    strayed = {
-        name: f"has FP32's label on {share:.1%} of the test sentences only"
-        for name, share in shares.items()
-        if share < agreement
-    }
+    for name, share in shares.items():
+        if share < agreement:
+            strayed[name] = f"has FP32's label on {share:.1%} of the test sentences only"
     timed = [row for row in variants if row.name not in strayed]
     return Labels(timed, strayed, shares, accuracies)
 
@@ -104,6 +106,7 @@ def benchmark_rows(
                 {
                     "name": variant.name,
                     "model": variant.model,
+                    "family": variant.family,
                     "runtime": variant.runtime,
                     "precision": variant.precision,
                     "threads": threads,

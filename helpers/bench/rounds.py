@@ -68,7 +68,8 @@ class Variant:
     weights, or for scikit-learn the (sentences, labels) that TF-IDF is fitted on. `tokenizer` is a
     folder; `predictions` names the row's logits on the test sentences, "" for untrained weights.
     `options` go to `runtimes.load_model`. Where an `optional` row cannot be run, the benchmark goes
-    on without it and says why. With `isolate` the row has a process of its own.
+    on without it and says why. With `isolate` the row has a process of its own. `family` is the
+    row's colour in figures, see `plots.COLOURS`.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     optional: bool = False
     isolate: bool = False
+    family: str = "other"
 
     def job(self) -> dict[str, Any]:
         """What its process is told, as JSON has it."""
@@ -283,13 +285,16 @@ def row_logits(
 ) -> dict[str, np.ndarray]:
     """Logits (sentences, classes) of rows by their `predictions`, from one text at a time.
 
-    Optional rows that cannot be run are left out.
+    Optional rows that cannot be run are left out; why is printed.
     """
     texts = {"own": {"items": list(sentences), "warm": [0]}}
     inputs = {str(variant.tokenizer): texts for variant in variants}
     shared = {"threads": physical_cores(), "max_length": max_length, "warm_ms": 0}
+    found = Measurements()
     with ExitStack() as stack:
-        workers = _start_workers(variants, inputs, shared, Measurements(), stack)
+        workers = _start_workers(variants, inputs, shared, found, stack)
+        for name, reason in found.unavailable.items():
+            print(f"left out: {name}: {reason}")
         ran = [variant for variant in variants if variant.name in workers]
         return {row.predictions: workers[row.name].logits(row.name, "own") for row in ran}
 
