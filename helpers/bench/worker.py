@@ -43,10 +43,10 @@ class RuntimeWorker(Worker):
         encode = load_text_encoder(Path(row["tokenizer"]), self.job["max_length"])
         source, loaded, runs = self._source(row), {}, {}
         for workload in workloads:
-            kind, _, size = workload.partition(" ")
-            options = dict(row["options"])
-            if kind == "padded" and "buckets" in options:
-                options["buckets"] = [int(size)]
+            kind, options = workload.split()[0], dict(row["options"])
+            if kind in ("padded", "batch") and "buckets" in options:
+                ids, _ = self.job["inputs"][row["tokenizer"]][workload]["items"][0]
+                options["buckets"] = [len(ids[0])]
             key = str(options)
             if key not in loaded:
                 threads = self.job["threads"]
