@@ -3,19 +3,21 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertForMaskedLM, DataCollatorWithPadding, Trainer, TrainerCallback
+from transformers import BertForMaskedLM, TrainerCallback
 
+from helpers import training
+from helpers.classify import Classifier
 from helpers.data import tokenize
 from helpers.environment import has_bf16
-from helpers.predict import Classifier
-from helpers.profile import ROOT, Architecture, Training
 from helpers.runtimes import load_model
 from helpers.training import (
+    DistillationTrainer,
     SeededTrainer,
     bert_config,
     fine_tune,
@@ -23,12 +25,12 @@ from helpers.training import (
     load_classifier,
     load_tokenizer,
     predict_logits,
-    run_training,
     score_sentences,
-    show_progress,
+    train_model,
     training_arguments,
     untrained_classifier,
 )
+from helpers.tutorial.profile import ROOT, Architecture, Training
 
 SETTINGS = Training(epochs=8, learning_rate=5e-3, batch_size=8, weight_decay=0.0, warmup=0.0)
 
@@ -45,6 +47,12 @@ def test_predictions_come_in_the_datasets_order(tiny_model, tokenizer, encoded):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+def test_a_compiled_prediction_equals_pytorchs(tiny_model, tokenizer, encoded, monkeypatch):
+    plain = predict_logits(tiny_model, encoded, tokenizer)
+    monkeypatch.setattr(training, "_COMPILED_FROM", 0)
+    np.testing.assert_allclose(predict_logits(tiny_model, encoded, tokenizer), plain, atol=1e-3)
+
+
 def test_fast_scoring_gives_the_same_labels(tiny_model, tokenizer, encoded):
     slow = predict_logits(tiny_model, encoded, tokenizer)
     fast = score_sentences(tiny_model, encoded, tokenizer)
@@ -52,25 +60,72 @@ def test_fast_scoring_gives_the_same_labels(tiny_model, tokenizer, encoded):
     np.testing.assert_allclose(fast, slow, atol=tolerance * np.abs(slow).max())
 
 
+def test_killed_scoring_goes_on_and_other_weights_start_afresh(
+    tiny_model, tiny_architecture, tokenizer, encoded, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "_BLOCK", 20)
+    whole = score_sentences(tiny_model, encoded, tokenizer)
+    collect, calls = training.collect_rows, []
+
+    def killed_in_its_second_block(*args, **options):
+        calls.append(len(args[1]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return collect(*args, **options)
+
+    monkeypatch.setattr(training, "collect_rows", killed_in_its_second_block)
+    with pytest.raises(KeyboardInterrupt):
+        score_sentences(tiny_model, encoded, tokenizer, keep=tmp_path)
+    again = score_sentences(tiny_model, encoded, tokenizer, keep=tmp_path)
+    np.testing.assert_array_equal(again, whole)
+    assert calls == [20, 20, 20, 8]  # the first block was not scored again
+    other = untrained_classifier(tiny_architecture, seed=9)
+    assert not np.allclose(score_sentences(other, encoded, tokenizer, keep=tmp_path), whole)
+
+
+def test_scores_that_a_sentence_brings_are_kept(tiny_model, tokenizer, encoded):
+    whole = score_sentences(tiny_model, encoded, tokenizer)
+    given = [[7.0, 8.0] if i % 3 == 0 else None for i in range(len(encoded))]
+    mixed = score_sentences(tiny_model, encoded.add_column("prediction", given), tokenizer)
+    assert (mixed[::3] == [7.0, 8.0]).all()
+    np.testing.assert_allclose(mixed[1::3], whole[1::3], atol=0.05 * np.abs(whole).max())
+
+
 def test_training_learns_and_predicts_in_fp32(tiny_architecture, tokenizer, tmp_path):
     sentences = ["a wonderful film", "a terrible film"] * 40
     data = Dataset.from_dict({"sentence": sentences, "label": [1, 0] * 40})
     encoded = tokenize(data, tokenizer, 64)
     model = untrained_classifier(tiny_architecture, seed=0)
-    trainer = Trainer(
-        model=model,
-        args=training_arguments(SETTINGS, folder=tmp_path, seed=0),
-        train_dataset=encoded,
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-    )
-    show_progress(trainer, "test")
-    trainer.train()
+    trainer = train_model(model, SETTINGS, encoded, tokenizer, name="test", folder=tmp_path, seed=0)
     logits = predict_logits(trainer.model, encoded, tokenizer)
     assert (logits.argmax(1) == np.array([1, 0] * 40)).all()
     trainer.save_model(tmp_path / "saved")
     again = load_classifier(tmp_path / "saved", tiny_architecture)
     np.testing.assert_allclose(predict_logits(again, encoded, tokenizer), logits, atol=1e-5)
+
+
+def distillation_loss(logits, **inputs):
+    """The loss, of a model that gives these logits."""
+    inputs = {name: torch.tensor(values) for name, values in inputs.items()}
+    trainer = object.__new__(DistillationTrainer)
+    return trainer.compute_loss(lambda **_: SimpleNamespace(logits=logits), inputs)
+
+
+def test_the_distillation_loss_equals_one_computed_by_hand():
+    logits = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
+    scores = [[2.0, -2.0], [0.0, 0.0]]
+    # ((1-2)^2 + (-1+2)^2 + (0.5-0)^2 + (2-0)^2) / 4 = (1 + 1 + 0.25 + 4) / 4
+    assert distillation_loss(logits, prediction=scores).item() == pytest.approx(1.5625)
+    for labels in ([0, 0], [1, 1]):  # gold labels play no part
+        loss = distillation_loss(logits, prediction=logits.tolist(), labels=labels)
+        assert loss.item() == 0
+
+
+def test_the_gradient_pulls_towards_the_scores():
+    logits = torch.tensor([[1.0, -1.0]], requires_grad=True)
+    distillation_loss(logits, prediction=[[4.0, -1.0]]).backward()
+    assert logits.grad[0, 0] < 0
+    assert logits.grad[0, 1] == 0
 
 
 def test_freezing_leaves_the_upper_layers_and_the_head(tiny_architecture):
@@ -82,7 +137,7 @@ def test_freezing_leaves_the_upper_layers_and_the_head(tiny_architecture):
 
 
 def test_a_model_of_another_shape_is_refused(tiny_folder):
-    with pytest.raises(ValueError, match=r"layers=2.*the profile declares.*layers=4"):
+    with pytest.raises(ValueError, match=r"'layers': 2.*the profile declares.*'layers': 4"):
         load_classifier(
             tiny_folder,
             Architecture(layers=4, hidden=32, heads=2, intermediate=64, vocabulary=30522),
@@ -195,10 +250,7 @@ def test_another_vocabulary_is_refused(tiny_folder, tiny_architecture, tokenizer
     other_tokenizer.add_tokens(["filmography"])
     other_tokenizer.save_pretrained(other)
     with pytest.raises(ValueError, match="another vocabulary"):
-        fine_tune(
-            other, tiny_architecture, SETTINGS, Dataset.from_dict({}), tokenizer,
-            name="x", folder=tmp_path, seed=0,
-        )  # fmt: skip
+        fine_tune(other, tiny_architecture, SETTINGS, None, tokenizer, seed=0)
 
 
 class Interrupt(TrainerCallback):
@@ -207,54 +259,46 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
+def few(tokenizer):
+    rows = {"sentence": ["a fine film", "a dull one"] * 20, "label": [1, 0] * 20}
+    return tokenize(Dataset.from_dict(rows), tokenizer, 64)
+
+
 def test_an_interrupted_training_goes_on_to_the_same_end(
     tiny_folder, tiny_architecture, tokenizer, tmp_path, capsys
 ):
-    data = Dataset.from_dict({"sentence": ["a fine film", "a dull one"] * 20, "label": [1, 0] * 20})
-    encoded = tokenize(data, tokenizer, 64)
+    encoded = few(tokenizer)
     settings = SETTINGS.model_copy(update={"epochs": 2, "checkpoints": 4, "learning_rate": 1e-3})
 
-    def trainer(folder):
-        torch.manual_seed(0)
-        return SeededTrainer(
-            model=load_classifier(tiny_folder, tiny_architecture),
-            args=training_arguments(settings, folder=folder, seed=0),
-            train_dataset=encoded,
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-        )
+    class Interrupted(SeededTrainer):
+        def __init__(self, **options):
+            super().__init__(**options, callbacks=[Interrupt()])
 
-    whole = trainer(tmp_path / "whole")
-    run_training(whole, "whole")
-    broken = trainer(tmp_path / "broken")
-    broken.add_callback(Interrupt())
+    def train(name, trainer_class=SeededTrainer):
+        options = {"name": name, "folder": tmp_path / name, "trainer_class": trainer_class}
+        done = fine_tune(
+            tiny_folder, tiny_architecture, settings, encoded, tokenizer, seed=0, **options
+        )
+        return done.model.state_dict()
+
+    whole = train("whole")
     with pytest.raises(KeyboardInterrupt):
-        run_training(broken, "broken")
-    resumed = trainer(tmp_path / "broken")
-    run_training(resumed, "broken")
-    assert "broken: went on from step 6 of 10" in capsys.readouterr().out
-    for name, weights in whole.model.state_dict().items():
-        torch.testing.assert_close(resumed.model.state_dict()[name], weights, msg=name)
-    again = trainer(tmp_path / "broken")
-    run_training(again, "broken")
-    assert "went on from step 10 of 10" in capsys.readouterr().out
-    for name, weights in whole.model.state_dict().items():
-        torch.testing.assert_close(again.model.state_dict()[name], weights, msg=name)
+        train("broken", Interrupted)
+    for step in (6, 10):  # from the last checkpoint; once done, nothing is left to do
+        resumed = train("broken")
+        assert f"broken: went on from step {step} of 10" in capsys.readouterr().out
+        for name, weights in whole.items():
+            torch.testing.assert_close(resumed[name], weights, msg=name)
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_a_pickle_in_a_checkpoint_does_not_run(
     tiny_folder, tiny_architecture, tokenizer, tmp_path, name
 ):
-    data = Dataset.from_dict({"sentence": ["a fine film", "a dull one"] * 20, "label": [1, 0] * 20})
-    encoded = tokenize(data, tokenizer, 64)
-
     def train(epochs):
         settings = SETTINGS.model_copy(update={"epochs": epochs, "checkpoints": 4})
-        fine_tune(
-            tiny_folder, tiny_architecture, settings, encoded, tokenizer, name="x",
-            folder=tmp_path / "checkpoints", seed=0,
-        )  # fmt: skip
+        options = {"name": "x", "folder": tmp_path / "checkpoints", "seed": 0}
+        fine_tune(tiny_folder, tiny_architecture, settings, few(tokenizer), tokenizer, **options)
 
     train(epochs=2)
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()

@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--to", dest="last", metavar="NN", help="and no further")
             one.add_argument("--processes", type=int, default=1, metavar="N", help="to train in")
             one.add_argument("--refresh", action="store_true", help="commit it as the reference")
+        if name == "test":
+            one.add_argument("--deeper", action="store_true", help="the deeper notebooks too")
         if name == "deeper":
             one.add_argument("only", nargs="?", metavar="NN", help="this one alone")
         if name in ("bundle", "wheelhouse"):
@@ -126,7 +128,7 @@ def _notebooks(options: argparse.Namespace) -> int:
     )
 
 
-def _test(_: argparse.Namespace) -> int:
+def _test(options: argparse.Namespace) -> int:
     from helpers.tutorial.run import MAIN_LINE
 
     one_thread, smoke = {"OMP_NUM_THREADS": "1"}, {"PROFILE": "smoke"}
@@ -144,7 +146,9 @@ def _test(_: argparse.Namespace) -> int:
     deeper = [path for path in copies if path.name[:2] not in MAIN_LINE]
     status = status or _module("pytest", *nbval, *main_line, **smoke)
     status = status or _module("pytest", "tests/test_jupyterlab.py", "-m", "browser", **smoke)
-    return status or _module("pytest", *nbval, *together, *deeper, **smoke, **one_thread)
+    if options.deeper:
+        status = status or _module("pytest", *nbval, *together, *deeper, **smoke, **one_thread)
+    return status
 
 
 def _lab(_: argparse.Namespace) -> int:
