@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from helpers.tutorial.setup import ROOT, SetupError, is_ready, prepare, prepare_engine
+from helpers.tutorial.setup import (
+    ROOT,
+    SetupError,
+    is_ready,
+    prepare,
+    prepare_engine,
+    run_module,
+)
 
 COMMANDS = {
     "run": "notebooks 01 to 05; what is fresh is skipped",
@@ -49,7 +55,7 @@ def main() -> int:
         parser.print_help()
         return 0
     if command == "clean":
-        for name in (".venv", ".engine", ".home", "artifacts"):
+        for name in (".venv", ".engine", ".home", ".tested", "artifacts"):
             shutil.rmtree(ROOT / name, ignore_errors=True)
         return 0
     try:
@@ -64,13 +70,34 @@ def main() -> int:
         return 0
     if not is_ready(sys.prefix):
         return _again(python)
-    if command in ("run", "deeper"):
-        return _notebooks(options)
-    if command in ("bundle", "wheelhouse"):
-        from helpers.tutorial import bundle
+    return _dispatch(options)
 
-        return getattr(bundle, command)(options.target.absolute())
-    return globals()[f"_{command}"](options)
+
+def _dispatch(options: argparse.Namespace) -> int:
+    """Run a command that needs the packages, now that they are there."""
+    from helpers.tutorial import bundle, packages
+
+    actions = {
+        "run": lambda: _notebooks(options),
+        "deeper": lambda: _notebooks(options),
+        "lab": lambda: (
+            run_module("helpers.tutorial.sources")
+            or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
+        ),
+        "test": _test,
+        "bundle": lambda: bundle.bundle(options.target.absolute()),
+        "wheelhouse": lambda: bundle.wheelhouse(options.target.absolute()),
+        "assets": lambda: run_module("helpers.tutorial.sources"),
+        "lint": lambda: (
+            run_module("ruff", "check", ".") or run_module("ruff", "format", "--check", ".")
+        ),
+        "seeds": lambda: _seeds(options.seeds),
+        "readme": lambda: run_module("helpers.tutorial.report"),
+        "lock": packages.lock,
+        "newest": packages.newest,
+        "audit": packages.audit,
+    }
+    return actions[options.command]()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,105 +161,29 @@ def _test(options: argparse.Namespace) -> int:
     one_thread, smoke = {"OMP_NUM_THREADS": "1"}, {"PROFILE": "smoke"}
     for name in ("PROFILE", "SET"):
         os.environ.pop(name, None)
-    folder = ROOT / "artifacts/smoke"
+    tested = ROOT / ".tested"  # beside notebooks/, whose relative paths hold there too
     together = ("--numprocesses=2", "--dist=loadfile")
-    status = _module("helpers.tutorial.sources", **smoke)
-    status = status or _module("pytest", "tests", *together, **one_thread)
+    status = run_module("helpers.tutorial.sources", **smoke)
+    status = status or run_module("pytest", "tests", *together, **one_thread)
     shutil.rmtree(folder, ignore_errors=True)
-    status = status or _module("tests.solutions", folder / "tested")
+    status = status or run_module("tests.solutions", folder / "tested")
     nbval = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--durations=5")
-    copies = sorted((folder / "tested").glob("*.ipynb"))
+    copies = sorted(tested.glob("*.ipynb"))
     main_line = [path for path in copies if path.name[:2] in MAIN_LINE]
     deeper = [path for path in copies if path.name[:2] not in MAIN_LINE]
-    status = status or _module("pytest", *nbval, *main_line, **smoke)
-    status = status or _module("pytest", "tests/test_jupyterlab.py", "-m", "browser", **smoke)
+    status = status or run_module("pytest", *nbval, *main_line, **smoke)
+    status = status or run_module("pytest", "tests/test_jupyterlab.py", "-m", "browser", **smoke)
     if options.deeper:
-        status = status or _module("pytest", *nbval, *together, *deeper, **smoke, **one_thread)
+        status = status or run_module("pytest", *nbval, *together, *deeper, **smoke, **one_thread)
     return status
 
 
-def _lab(_: argparse.Namespace) -> int:
-    fetched = _module("helpers.tutorial.sources")
-    return fetched or _module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
-
-
-def _assets(_: argparse.Namespace) -> int:
-    return _module("helpers.tutorial.sources")
-
-
-def _lint(_: argparse.Namespace) -> int:
-    return _module("ruff", "check", ".") or _module("ruff", "format", "--check", ".")
-
-
-def _seeds(options: argparse.Namespace) -> int:
-    for seed in options.seeds:
+def _seeds(seeds: list[int]) -> int:
+    for seed in seeds:
         changes = f"name=laptop-seed-{seed} seed={seed}"
-        if status := _module("helpers.tutorial", "run", "--to", "04", SET=changes):
+        if status := run_module("helpers.tutorial", "run", "--to", "04", SET=changes):
             return status
-    return _module("helpers.tutorial.report", "--seeds", *options.seeds)
-
-
-def _readme(_: argparse.Namespace) -> int:
-    return _module("helpers.tutorial.report")
-
-
-def _lock(_: argparse.Namespace, *, upgrade: bool = False) -> int:
-    """Resolve for all systems and Pythons; torch and what its CUDA build needs are set apart."""
-    locks, whole = (
-        (ROOT / "requirements.lock", ROOT / "requirements-torch.lock"),
-        ROOT / ".venv/lock",
-    )
-    whole.write_text("".join(lock.read_text(encoding="utf-8") for lock in locks), encoding="utf-8")
-    if status := _resolve("pyproject.toml", whole, upgrade=upgrade):
-        return status
-    entries = re.split(r"^(?=[a-z])", whole.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    apart = re.compile(r"(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
-    for lock in locks:
-        kept = [one for one in entries if bool(apart.match(one)) == ("torch" in lock.name)]
-        heading = "# Made from requirements.txt by `python -m helpers.tutorial lock`.\n"
-        lock.write_text(heading + "".join(kept), encoding="utf-8")
-    return 0
-
-
-def _newest(options: argparse.Namespace) -> int:
-    pins, wanted, found = (
-        ROOT / "requirements.txt",
-        ROOT / ".venv/wanted.txt",
-        ROOT / ".venv/found.txt",
-    )
-    text = pins.read_text(encoding="utf-8")
-    wanted.write_text(text.replace("==", ">="), encoding="utf-8")
-    if status := _resolve(wanted, found, upgrade=True):
-        return status
-    newest = dict(re.findall(r"^([\w.-]+)==([\w.]+)", found.read_text(), re.MULTILINE))
-    pin = re.compile(r"^([\w.-]+)==\S+", re.MULTILINE)
-    pins.write_text(pin.sub(lambda m: f"{m[1]}=={newest[m[1]]}", text), encoding="utf-8")
-    return _lock(options, upgrade=True)
-
-
-def _resolve(wanted: str | Path, target: Path, *, upgrade: bool) -> int:
-    options = ["--quiet", "--no-header", "--output-file", target, *["--upgrade"] * upgrade]
-    return _module("uv", "pip", "compile", *options, wanted, "requirements-no-deps.txt")
-
-
-def _audit(_: argparse.Namespace) -> int:
-    accepted = re.findall(
-        r"^\| ((?:CVE|GHSA|PYSEC)-\S+)",
-        (ROOT / "SECURITY.md").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-    folders = [path for env in (".venv", ".engine") for path in (ROOT / env).rglob("site-packages")]
-    return _module(
-        *("uv", "tool", "run", "pip-audit==2.10.1", "--skip-editable"),
-        *(f"--path={path}" for path in folders),
-        *(f"--ignore-vuln={finding}" for finding in accepted),
-    )
-
-
-def _module(name: str, *arguments: object, **environment: str) -> int:
-    """Run a module of this environment; returns its exit status."""
-    command = [sys.executable, "-m", name, *map(str, arguments)]
-    return subprocess.run(command, env=os.environ | environment).returncode
+    return run_module("helpers.tutorial.report", "--seeds", *seeds)
 
 
 if __name__ == "__main__":

@@ -179,6 +179,12 @@ def _python_through_uv(version: str) -> str | None:
         return (_ask([uv, "python", "find", version]) or "").strip() or None
 
 
+def run_module(name: str, *arguments: object, **environment: str) -> int:
+    """Run a module of this environment at the repository's root; returns its exit status."""
+    command = [sys.executable, "-m", name, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+
+
 def _use_what_is_at_hand() -> None:
     """Let `wheels/` stand in for the network, and `.home` for a home that cannot be written."""
     if (ROOT / "wheels").is_dir():
