@@ -115,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--refresh", action="store_true", help="commit it as the reference")
         if name == "test":
             one.add_argument("--deeper", action="store_true", help="the deeper notebooks too")
+            one.add_argument("--browser", action="store_true", help="notebook 5 in JupyterLab too")
         if name == "deeper":
             one.add_argument("only", nargs="?", metavar="NN", help="this one alone")
         if name in ("bundle", "wheelhouse"):
@@ -165,14 +166,16 @@ def _test(options: argparse.Namespace) -> int:
     together = ("--numprocesses=2", "--dist=loadfile")
     status = run_module("helpers.tutorial.sources", **smoke)
     status = status or run_module("pytest", "tests", *together, **one_thread)
-    shutil.rmtree(folder, ignore_errors=True)
-    status = status or run_module("tests.solutions", folder / "tested")
+    shutil.rmtree(ROOT / "artifacts/smoke", ignore_errors=True)
+    status = status or run_module("tests.solutions", tested)
     nbval = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--durations=5")
     copies = sorted(tested.glob("*.ipynb"))
     main_line = [path for path in copies if path.name[:2] in MAIN_LINE]
     deeper = [path for path in copies if path.name[:2] not in MAIN_LINE]
     status = status or run_module("pytest", *nbval, *main_line, **smoke)
-    status = status or run_module("pytest", "tests/test_jupyterlab.py", "-m", "browser", **smoke)
+    if options.browser:
+        browser = ("tests/test_jupyterlab.py", "-m", "browser")
+        status = status or run_module("pytest", *browser, **smoke)
     if options.deeper:
         status = status or run_module("pytest", *nbval, *together, *deeper, **smoke, **one_thread)
     return status
