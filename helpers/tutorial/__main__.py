@@ -84,7 +84,7 @@ def _dispatch(options: argparse.Namespace) -> int:
             run_module("helpers.tutorial.sources")
             or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
         ),
-        "test": _test,
+        "test": lambda: _test(options),
         "bundle": lambda: bundle.bundle(options.target.absolute()),
         "wheelhouse": lambda: bundle.wheelhouse(options.target.absolute()),
         "assets": lambda: run_module("helpers.tutorial.sources"),
