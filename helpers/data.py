@@ -28,7 +28,7 @@ from datasets.exceptions import DatasetGenerationError
 if TYPE_CHECKING:  # `transformers` takes seconds to import
     from transformers import PreTrainedTokenizerBase
 
-    from helpers.tutorial.profile import Data, Transfer
+    from helpers.tutorial.profile import Section
 
 disable_progress_bars()  # of seconds' work; they would litter the notebooks
 logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # on cards without metadata
@@ -44,7 +44,7 @@ Row = tuple[str, int | str]  # a sentence and its label, a number or a name
 
 def load_data(
     source: Path,
-    settings: "Data",
+    settings: "Section",
     *,
     train: Path | None = None,
     labels: int | None = None,
@@ -191,9 +191,7 @@ def _as_label(value) -> int | str:
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
-def load_transfer(
-    data: DatasetDict, settings: "Transfer", locate: Callable[[str], Path]
-) -> Dataset:
+def load_transfer(data: DatasetDict, settings: "Section", locate: Callable[[str], Path]) -> Dataset:
     """Return the sentences to distil on, column `sentence`: the training sentences, and a source's.
 
     `settings` say whether the training sentences take part and which source, a text file or data as

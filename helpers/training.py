@@ -40,7 +40,7 @@ from helpers.data import LABELS
 from helpers.environment import has_bf16
 
 if TYPE_CHECKING:
-    from helpers.tutorial.profile import Architecture, Training
+    from helpers.tutorial.profile import Section
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -72,7 +72,7 @@ def load_tokenizer(folder: Path, **settings) -> PreTrainedTokenizerBase:
 
 def load_classifier(
     folder: Path,
-    architecture: "Architecture",
+    architecture: "Section",
     *,
     labels: Sequence[str] = LABELS,
     pretrained: bool = True,
@@ -144,14 +144,14 @@ def dropout_rates(dropout: float | None) -> dict[str, float]:
     return {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
 
 
-def bert_config(architecture: "Architecture", **settings) -> BertConfig:
+def bert_config(architecture: "Section", **settings) -> BertConfig:
     """BERT's configuration in a given shape; `settings` go to `BertConfig` as they are."""
     shape = {theirs: getattr(architecture, ours) for ours, theirs in _SHAPE.items()}
     return BertConfig(**shape, **settings)
 
 
 def untrained_classifier(
-    architecture: "Architecture", *, seed: int, labels: Sequence[str] = LABELS
+    architecture: "Section", *, seed: int, labels: Sequence[str] = LABELS
 ) -> PreTrainedModel:
     """Build a BERT classifier with weights drawn from `seed`, in FP32."""
     torch.manual_seed(seed)
@@ -167,7 +167,7 @@ def freeze_lower_layers(model: PreTrainedModel, layers: int) -> None:
 
 
 def training_arguments(
-    settings: "Training", *, folder: Path, seed: int, **changes
+    settings: "Section", *, folder: Path, seed: int, **changes
 ) -> TrainingArguments:
     """Arguments for `Trainer`: the profile's hyperparameters on the fastest device at hand.
 
@@ -292,7 +292,7 @@ def run_training(trainer: Trainer, name: str) -> None:
 
 def train_model(
     model: PreTrainedModel,
-    settings: "Training",
+    settings: "Section",
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -320,8 +320,8 @@ def train_model(
 
 def fine_tune(
     checkpoint: Path,
-    architecture: "Architecture",
-    settings: "Training",
+    architecture: "Section",
+    settings: "Section",
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
