@@ -4,6 +4,7 @@ The modules of this folder are what lessons import; `helpers.bench` measures lat
 `helpers.tutorial` runs the tutorial itself, and only this file opens it to a notebook.
 """
 
+import inspect
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasets import DatasetDict
     from matplotlib.figure import Figure
+
+_PIXELS = 100  # an inch of a figure, where a notebook shows it
 
 
 class Lesson:
@@ -28,10 +31,9 @@ class Lesson:
         from helpers.data import load_data
 
         settings = self.profile.data
+        source = self.locate(settings.source)
         train = self.locate(settings.train) if settings.train else None
-        return load_data(
-            self.locate(settings.source), settings, train=train, labels=labels, seed=seed
-        )
+        return load_data(source, settings, train=train, labels=labels, seed=seed)
 
     def locate(self, reference: str) -> Path:
         """The file or folder that a reference of the profile stands for, fetched if need be."""
@@ -52,16 +54,25 @@ class Lesson:
         """A folder for what lets a killed training go on; another after a change of anything."""
         return self._step.resumable(name)
 
-    def show(self, figure: "Figure", name: str) -> None:
-        """Show a figure with its alt text, and keep it as SVG and PNG in `figures/`."""
-        from helpers.plots import show
+    def show(self, figure: "Figure", name: str, alt: str = "") -> None:
+        """Show a figure with its alt text, and keep it as SVG and PNG in `figures/`.
 
-        show(figure, self.path("figures") / f"{self._step.number}_{name}")
+        `alt` says in words what the figure shows; without it, the figure's own attribute does.
+        """
+        from IPython.display import Image, display
+
+        from helpers.plots import save
+
+        figure.alt = alt or figure.alt
+        path = self.path("figures") / f"{self._step.number}_{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in (path.with_suffix(".svg"), path):
+            save(figure, file)
+        width = round(figure.get_figwidth() * _PIXELS)
+        display(Image(data=path.read_bytes(), alt=figure.alt, width=width))
 
     def source(self, *objects) -> None:
         """Show the source code of functions and classes of the helpers."""
-        import inspect
-
         from IPython.display import Markdown, display
 
         for shown in objects:
@@ -85,16 +96,9 @@ class Lesson:
 
         path = self.path("story.json")
         points = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        points = [p for p in points if p["step"] <= self._step.number and p["name"] != name]
-        points.append(
-            {
-                "step": self._step.number,
-                "name": name,
-                "accuracy": accuracy,
-                "milliseconds": milliseconds,
-                "megabytes": megabytes,
-            }
-        )
+        point = {"step": self._step.number, "name": name, "accuracy": accuracy}
+        point |= {"milliseconds": milliseconds, "megabytes": megabytes}
+        points = [p for p in points if p["step"] <= point["step"] and p["name"] != name] + [point]
         write_whole(path, json.dumps(points, indent=1) + "\n")
         self.show(plot_story(points), "story")
 

@@ -12,12 +12,13 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from helpers.tutorial import steps
+from helpers import start
+from helpers.tutorial import sources, steps
 from helpers.tutorial.profile import ROOT, load_profile
 from helpers.tutorial.steps import Step, StepError
 
 FIRST = """from helpers import start
-from helpers.{module} import something
+from helpers.first import something
 lesson = start("01", makes=["model", "fast.xml"])
 loss = "mse"
 print(lesson.profile.teacher)"""
@@ -37,13 +38,13 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setenv("PROFILE", "smoke")
     monkeypatch.delenv("SET", raising=False)
-    write(tmp_path, "01", FIRST.format(module="first"), "from helpers import plots", look="1 + 1")
+    write(tmp_path, "01", FIRST, "from helpers import plots", look="1 + 1")
     write(tmp_path, "02", SECOND)
     return tmp_path
 
 
-def write(project, number, *sources, look="2"):
-    cells = [new_code_cell(source) for source in sources]
+def write(project, number, *cells, look="2"):
+    cells = [new_code_cell(source) for source in cells]
     cells.append(new_code_cell(look, metadata={"tags": ["look"]}))
     nbformat.write(new_notebook(cells=cells), project / f"notebooks/{number}_a.ipynb")
 
@@ -52,14 +53,14 @@ def step(project, number="01"):
     return Step(number, load_profile(), root=project / "artifacts")
 
 
-def make(project, number="01"):
+def make(project, number="01", text="made"):
     """Make all results of a step, as its notebook would."""
     made = step(project, number)
     for name in made.makes:
         with made.saving(name) as path:
             if name == "model":
                 path.mkdir()
-                (path / "weights").write_bytes(b"123")
+                (path / "weights").write_text(text)
             else:
                 path.write_text(name)
             if name.endswith(".xml"):
@@ -71,19 +72,31 @@ def edit(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
-def test_needs_and_makes_are_read_off_the_notebook(project):
-    assert step(project).makes == ["model", "fast.xml"] and step(project).needs == []
+def test_what_a_step_reads_and_makes_is_read_off_its_notebook(project):
+    first = step(project)
+    assert (first.needs, first.makes) == ([], ["model", "fast.xml"])
+    assert first.sections == ["data", "max_length", "seed", "teacher"]
     assert step(project, "02").needs == ["01"]
-    assert step(project).sections == ["data", "max_length", "seed", "teacher"]
+    write(project, "01", FIRST, "%matplotlib inline\nx = 1", "this is no Python")
+    assert step(project).makes == ["model", "fast.xml"]
+    write(project, "01", "profile, t = lesson.profile, lesson.profile.teacher", "profile.student.x")
+    assert step(project).sections == ["data", "max_length", "seed", "student", "teacher"]
+    write(project, "01", "profile = lesson.profile", "write(profile)")
+    assert {"benchmark", "quantization"} < set(step(project).sections)
 
 
 def test_a_step_is_fresh_after_its_results_are_saved(project):
-    assert "model is missing. Run notebook 01 first: " in step(project).fault()
+    assert "model is missing. Run notebook 01 first: " in step(project, "02").fault()
     make(project)
     assert step(project).fault() is None
-    assert "02_a" in {s.name for s in [step(project, "02")]}
     make(project, "02")
     assert step(project, "02").fault() is None
+    record = (project / "artifacts/smoke/steps/01.json").read_text()
+    assert str(project) not in record and str(ROOT) not in record
+    make(project)
+    assert step(project, "02").fault() is None, "the same results again"
+    make(project, text="others")
+    assert "other results of the notebooks before it" in step(project, "02").fault()
 
 
 @pytest.mark.parametrize(
@@ -95,37 +108,21 @@ def test_a_step_is_fresh_after_its_results_are_saved(project):
         ("helpers/second.py", "return 1", "return 1  # a comment", None),
         ("helpers/second.py", "Text", "Other text", None),
         ("helpers/plots.py", "colour = 1", "colour = 2", None),
+        (None, "", "teacher.training.epochs=1", "other settings"),
+        (None, "", "data.labels=3", "other settings"),
+        (None, "", "teacher.model=checkpoints/bert-mini", "other settings"),
+        (None, "", "quantization.trials=9", None),
     ],
 )
-def test_code_that_decides_makes_results_stale(project, file, old, new, said):
+def test_what_decides_makes_results_stale(project, monkeypatch, file, old, new, said):
     make(project)
     make(project, "02")
-    edit(project / file, old, new)
+    if file:
+        edit(project / file, old, new)
+    else:
+        monkeypatch.setenv("SET", new)
     fault = step(project, "02").fault()
     assert fault is None if said is None else said in fault and "Run notebook 01 first" in fault
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ("teacher.training.epochs=1", "other settings"),
-        ("data.labels=3", "other settings"),
-        ("teacher.model=checkpoints/bert-mini", "other settings"),
-        ("quantization.trials=9", None),
-    ],
-)
-def test_settings_count_where_they_are_read(project, monkeypatch, changes, said):
-    make(project)
-    monkeypatch.setenv("SET", changes)
-    fault = step(project).fault()
-    assert fault is None if said is None else said in fault
-
-
-def test_a_profile_that_is_handed_on_counts_as_a_whole(project, monkeypatch):
-    write(project, "01", FIRST.format(module="first"), "f(lesson.profile)")
-    make(project)
-    monkeypatch.setenv("SET", "quantization.trials=9")
-    assert "other settings" in step(project).fault()
 
 
 def test_package_versions_count_their_build_does_not(project, monkeypatch):
@@ -143,45 +140,36 @@ def test_package_versions_count_their_build_does_not(project, monkeypatch):
     steps._version.cache_clear()
 
 
-def test_results_of_an_earlier_step_count(project):
-    make(project)
-    make(project, "02")
-    make(project)
-    assert step(project, "02").fault() is None, "the same results again"
-    with step(project).saving("model") as path:
-        path.write_text("another")
-    assert "other results of the notebooks before it" in step(project, "02").fault()
-
-
 @pytest.mark.parametrize("harm", ["remove", "cut", "flip", "link", "bin"])
 def test_a_damaged_result_is_noticed(project, harm):
     make(project)
     weights = project / "artifacts/smoke/model/weights"
     if harm == "remove":
         shutil.rmtree(weights.parent)
-    elif harm == "cut":
-        weights.write_bytes(b"12")
-    elif harm == "flip":
-        weights.write_bytes(b"124")
     elif harm == "link":
-        weights.unlink()
-        weights.symlink_to("/etc/hostname")
-    else:
+        weights.rename(project / "elsewhere")
+        weights.symlink_to(project / "elsewhere")
+    elif harm == "bin":
         (project / "artifacts/smoke/fast.bin").unlink()
-    fault = step(project).fault()
-    assert ("is missing" if harm == "remove" else "is damaged") in fault
+    else:
+        weights.write_text({"cut": "mad", "flip": "mode"}[harm])
+    assert ("is missing" if harm == "remove" else "is damaged") in step(project).fault()
 
 
-def test_unchanged_files_are_not_hashed_again_copied_ones_once(project, monkeypatch):
+def test_files_are_hashed_once_however_often_they_are_used(project, monkeypatch):
+    hashed, real = [], sources.hashlib.file_digest
+    monkeypatch.setattr(
+        sources.hashlib, "file_digest", lambda f, kind: hashed.append(f.name) or real(f, kind)
+    )
     make(project)
-    monkeypatch.setattr(steps, "sha256", None)
-    assert step(project).fault() is None
-    monkeypatch.undo()
-    monkeypatch.setattr(steps, "ROOT", project)
-    monkeypatch.setattr(steps, "NOTEBOOKS", project / "notebooks")
-    monkeypatch.setenv("PROFILE", "smoke")
+    make(project, "02")
+    assert len(hashed) == len(set(hashed)) == 4
+    hashed.clear()
+    assert step(project, "02").fault() is None and hashed == []
     (project / "artifacts/smoke/model/weights").touch()  # as unpacking a bundle does
-    assert step(project).fault() is None
+    for _ in range(3):
+        assert step(project, "02").fault() is None
+    assert len(hashed) == 1
 
 
 def test_an_unsaved_result_leaves_the_one_before_it(project):
@@ -190,7 +178,7 @@ def test_an_unsaved_result_leaves_the_one_before_it(project):
         path.write_text("half")
         raise OSError("no space")
     assert step(project).fault() is None
-    assert (project / "artifacts/smoke/model/weights").read_bytes() == b"123"
+    assert (project / "artifacts/smoke/model/weights").read_text() == "made"
     with pytest.raises(ValueError, match="is not among what the notebook says it makes"):
         step(project).saving("other").__enter__()
 
@@ -248,24 +236,21 @@ def test_a_changed_loss_does_not_go_on_from_the_checkpoints_of_the_old_one(proje
     before.mkdir(parents=True)
     assert step(project).resumable("teacher") == before
     edit(project / "notebooks/01_a.ipynb", "mse", "cosine")
-    assert step(project).resumable("teacher") != before
-    assert not before.exists()
-
-
-def test_what_a_killed_run_would_go_on_from_is_gone_when_all_is_saved(project):
-    step(project).resumable("teacher").mkdir(parents=True)
+    after = step(project).resumable("teacher")
+    assert after != before and not before.exists()
+    after.mkdir()
     make(project)
-    assert not step(project).resumable("teacher").exists()
+    assert not after.exists(), "nothing is left to go on with"
 
 
 def test_code_that_changes_while_a_notebook_runs_makes_its_results_stale(project):
     running = step(project)
     running.begin()
     edit(project / "notebooks/01_a.ipynb", "mse", "cosine")
-    for name in running.makes:
-        with running.saving(name) as path:
-            path.write_text("made by the old cells")
-            path.with_suffix(".bin").write_text("weights")
+    with running.saving("model") as path, running.saving("fast.xml") as other:
+        path.write_text("made by the old cells")
+        other.write_text("too")
+        other.with_suffix(".bin").write_text("weights")
     assert "other cells than it has now" in step(project).fault()
 
 
@@ -278,23 +263,11 @@ def test_a_damaged_record_is_no_record(project, damage):
     assert "model is missing" in step(project).fault()
 
 
-def test_a_cell_that_is_no_python_and_one_with_a_magic_are_read(project):
-    write(project, "01", FIRST.format(module="first"), "%matplotlib inline\nx = 1", "this is no")
-    assert step(project).makes == ["model", "fast.xml"]
-
-
-def test_start_names_what_is_missing(monkeypatch, tmp_path):
-    from helpers import start
-
-    monkeypatch.setattr(steps, "NOTEBOOKS", tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    for number, source in (("01", 'start("01", makes=["a"])'), ("02", SECOND)):
-        cells = [new_code_cell(source)]
-        nbformat.write(new_notebook(cells=cells), tmp_path / f"{number}_a.ipynb")
+def test_start_names_what_is_missing(project, monkeypatch):
     name = f"test-{os.getpid()}-{time.time_ns()}"
     monkeypatch.setenv("SET", f"name={name}")
     with pytest.raises(
-        StepError, match=rf"{name}/a is missing. Run notebook 01 first: .*FROM|from"
+        StepError, match=rf"{name}/model is missing. Run notebook 01 first: .*(FROM|from)"
     ):
         start("02", needs=["01"], makes=["answers.npz"], profile="smoke")
     with pytest.raises(StepError, match="on the disk says otherwise: save it first"):
@@ -302,8 +275,17 @@ def test_start_names_what_is_missing(monkeypatch, tmp_path):
     assert not (ROOT / "artifacts" / name).exists()
 
 
-def test_records_hold_no_path_of_this_machine(project):
-    make(project)
-    record = (project / "artifacts/smoke/steps/01.json").read_text()
-    assert str(project) not in record and str(ROOT) not in record
-    assert set(json.loads(record)["results"]["model"]) == {"bytes", "mtime_ns", "sha256"}
+def test_the_notebooks_need_all_whose_results_they_read():
+    profile, known, made_by = load_profile("laptop"), {}, {}
+    for notebook in sorted(steps.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        one = Step(notebook.name[:2], profile, known=known)
+        made_by |= dict.fromkeys(one.makes, one.number)
+        before, waiting = {one.number}, list(one.before)
+        while waiting:
+            earlier = waiting.pop()
+            before.add(earlier.number)
+            waiting += earlier.before
+        code = json.dumps([c["source"] for c in json.loads(notebook.read_text())["cells"]])
+        for result, number in made_by.items():
+            if f'lesson.path(\\"{result}\\")' in code:
+                assert number in before, f"{notebook.name} reads {result} of {number}"

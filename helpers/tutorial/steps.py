@@ -31,7 +31,7 @@ NOTEBOOKS = ROOT / "notebooks"
 LAST_OF_MAIN = "05"  # `make run` ends with it; `make deeper` goes on
 SHOWING = {"look", "solution"}  # tags of cells that decide no result
 _ALWAYS_READ = {"seed", "max_length", "data"}
-_SAYS_NO_SETTING = {"name", "description", "base", "changes"}
+_SAYS_NOTHING = {"name", "description", "base", "changes"}
 _SHOWING_MODULES = {"helpers", "helpers.environment", "helpers.plots", "helpers.panel"}
 _PACKAGES = (
     "datasets",
@@ -83,6 +83,8 @@ class Step:
         self.notebook = notebook_of(number)
         self.name = self.notebook.stem
         self.folder = root / profile.name
+        self._record_path = self.folder / "steps" / f"{number}.json"
+        self._writing = FileLock(self.folder / ".saving" / f"{number}.lock")
         self._tree = _deciding_code(self.notebook)
         self.needs, self.makes = _declared(self._tree)
         known = {} if known is None else known  # each step before is built once
@@ -92,9 +94,9 @@ class Step:
 
     @cached_property
     def sections(self) -> list[str]:
-        """The settings it reads: fields of `Profile`."""
-        read = _sections_read(self._tree) | _ALWAYS_READ
-        return sorted(read & set(Profile.model_fields) - _SAYS_NO_SETTING)
+        """The settings it reads: fields of the profile."""
+        fields, read = set(type(self.profile).model_fields), _sections_read(self._tree)
+        return sorted((fields if read is None else fields & (read | _ALWAYS_READ)) - _SAYS_NOTHING)
 
     def begin(self) -> None:
         """Make the folder of the results and take the stamp."""
@@ -105,15 +107,12 @@ class Step:
     def stamp(self) -> dict:
         """All that decides the results, part by part."""
         references = self.profile.references(*self.sections)
-        settings = self.profile.model_dump(mode="json", include=set(self.sections))
+        code = {name: _parsed(_module(name)) for name in _helpers_read(self._tree)}
         return {
-            "settings": _hash(settings),
+            "settings": _hash(self.profile.model_dump(mode="json", include=set(self.sections))),
             "sources": {reference: identify(reference) for reference in references.values()},
             "cells": _hash(ast.unparse(self._tree)),
-            "helpers": {
-                name: _hash(ast.unparse(_parsed(_module(name))))
-                for name in _helpers_read(self._tree)
-            },
+            "helpers": {name: _hash(ast.unparse(tree)) for name, tree in code.items()},
             "packages": {name: _version(name) for name in _PACKAGES},
             "steps": {step.number: step.results() for step in self.before},
         }
@@ -129,18 +128,14 @@ class Step:
         for step in self.before:
             if fault := step.fault():
                 return fault
-        record = self._record()
-        missing = [
-            name
-            for name in self.makes
-            if name not in record["results"] or not (self.folder / name).exists()
-        ]
-        if missing:
-            what = f"{self._shown(missing[0])} is missing"
+        record, shown = self._record(), f"artifacts/{self.profile.name}"
+        there = [name for name in record["results"] if (self.folder / name).exists()]
+        if missing := [name for name in self.makes if name not in there]:
+            what = f"{shown}/{missing[0]} is missing"
         elif differs := _difference(record["stamp"], self.stamp):
             what = f"{self.name} was run with {differs}"
-        elif damaged := [name for name in self.makes if not self._as_made(name, record)]:
-            what = f"{self._shown(damaged[0])} is damaged: it is not what was written"
+        elif damaged := [n for n in self.makes if not self._is_as_made(n, record["results"][n])]:
+            what = f"{shown}/{damaged[0]} is damaged: it is not what was written"
         else:
             return None
         command = run_command(self.number, self.profile, FROM=self.number)
@@ -163,9 +158,9 @@ class Step:
     def saving(self, name: str) -> Iterator[Path]:
         """Give a path to write a result to; on success it takes its place, as a whole.
 
-        Where several kernels write the same result, one does after another; what a killed one left
-        half written goes with the next. Where several processes train together, the first alone
-        writes; the others get a path that is thrown away, and wait.
+        Where several kernels write results of a step, one does after another; what a killed one
+        left half written goes with the next. Where several processes train together, the first
+        alone writes; the others get a path that is thrown away, and wait.
         """
         if name not in self.makes:
             raise ValueError(f"{name} is not among what the notebook says it makes: {self.makes}")
@@ -173,46 +168,42 @@ class Step:
             with tempfile.TemporaryDirectory() as nowhere:
                 yield Path(nowhere, name)
         else:
-            yield from self._saved(name)
+            aside = self.folder / ".saving" / name
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            with self._writing:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir()
+                try:
+                    yield aside / name
+                    self._keep(name, aside)
+                finally:
+                    shutil.rmtree(aside, ignore_errors=True)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()
 
-    def _saved(self, name: str) -> Iterator[Path]:
-        aside = self.folder / ".saving" / name
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(aside.with_name(f"{name}.lock")):
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            try:
-                yield aside / name
-                self._keep(name, aside)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
-
     def _keep(self, name: str, aside: Path) -> None:
         """Move what was written into its place and record it."""
-        with FileLock(self.folder / ".saving" / "record.lock"):
-            record = self._record()
-            if record["stamp"] != self.stamp:  # what was made under another stamp is void
-                record = {"stamp": self.stamp, "results": {}}
-            record["results"].pop(name, None)
-            self._write(record)  # killed from here on, the result counts as missing
-            for made in aside.iterdir():  # an OpenVINO model is two files
-                final = self.folder / made.name
-                if final.is_dir() and not final.is_symlink():
-                    shutil.rmtree(final)
-                made.replace(final)
-            record["results"][name] = self._content(name) | {"sha256": self._sum(name)}
-            self._write(record)
+        record = self._record()
+        if record["stamp"] != self.stamp:  # what was made under another stamp is void
+            record = {"stamp": self.stamp, "results": {}}
+        record["results"].pop(name, None)
+        self._write(record)  # killed from here on, the result counts as missing
+        for made in aside.iterdir():  # an OpenVINO model is two files
+            final = self.folder / made.name
+            if final.is_dir() and not final.is_symlink():
+                shutil.rmtree(final)
+            made.replace(final)
+        found, total = self._sizes_and_times(name), self._sum(name)
+        record["results"][name] = {"files": found, "sha256": total}
+        self._write(record)
         if set(self.makes) <= set(record["results"]):  # another run begins from the beginning
             self.forget()
 
     def files(self) -> list[Path]:
         """The files of the results, and the record of them."""
-        record = self.folder / "steps" / f"{self.number}.json"
-        return [file for name in self.makes for file in self._files(name)] + [record]
+        return [file for name in self.makes for file in self._files(name)] + [self._record_path]
 
     def _files(self, name: str) -> list[Path]:
         path = self.folder / name
@@ -220,42 +211,34 @@ class Step:
             return sorted(file for file in path.rglob("*") if file.is_file())
         return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
-    def _content(self, name: str) -> dict:
-        """Sizes and times of a result's files: unchanged, they spare hashing it again."""
-        found = [file.lstat() for file in self._files(name)]
-        return {"bytes": [s.st_size for s in found], "mtime_ns": [s.st_mtime_ns for s in found]}
+    def _sizes_and_times(self, name: str) -> list[list[int]]:
+        """Of each file of a result: unchanged, they spare hashing it again."""
+        found = [file.stat() for file in self._files(name)]
+        return [[status.st_size, status.st_mtime_ns] for status in found]
 
     def _sum(self, name: str) -> str:
         return "-".join(sha256(file) for file in self._files(name))
 
-    def _as_made(self, name: str, record: dict) -> bool:
-        made = record["results"][name]
+    def _is_as_made(self, name: str, made: dict) -> bool:
+        if any(file.is_symlink() for file in [self.folder / name, *self._files(name)]):
+            return False
         try:
-            if any(file.is_symlink() for file in [self.folder / name, *self._files(name)]):
-                return False
-            content = self._content(name)
-            if content.items() <= made.items():
-                return True
-            return content["bytes"] == made["bytes"] and self._sum(name) == made["sha256"]
-        except (OSError, KeyError):
+            same = self._sizes_and_times(name) == made.get("files")
+            return same or self._sum(name) == made.get("sha256")
+        except OSError:  # a file is missing
             return False
 
     def _record(self) -> dict:
-        path = self.folder / "steps" / f"{self.number}.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(self._record_path.read_text(encoding="utf-8"))
             results = {name: dict(made) for name, made in record["results"].items()}
             return {"stamp": dict(record["stamp"]), "results": results}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
             return {"stamp": {}, "results": {}}
 
     def _write(self, record: dict) -> None:
-        path = self.folder / "steps" / f"{self.number}.json"
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, json.dumps(record, indent=1) + "\n")
-
-    def _shown(self, name: str) -> str:
-        return f"artifacts/{self.profile.name}/{name}"
+        self._record_path.parent.mkdir(exist_ok=True)
+        write_whole(self._record_path, json.dumps(record, indent=1) + "\n")
 
 
 def run_command(number: str, profile: Profile, **options: str) -> str:
@@ -286,12 +269,11 @@ def _difference(made: dict, now: dict) -> str | None:
     }
     for part, value in now.items():
         before = made.get(part) or {}
-        if before == value:
-            continue
-        if part in said:
+        if before != value and part in said:
             return said[part]
-        names = [name for name in {**before, **value} if before.get(name) != value.get(name)]
-        return f"another version of {', '.join(names)}"
+        if before != value:
+            names = [name for name in {**before, **value} if before.get(name) != value.get(name)]
+            return f"another version of {', '.join(names)}"
     return None
 
 
@@ -320,18 +302,23 @@ def _declared(tree: ast.AST) -> tuple[list[str], list[str]]:
     return [], []
 
 
-def _sections_read(tree: ast.AST) -> set[str]:
-    """Sections of the profile that code reads, as in `lesson.profile.teacher`.
+def _sections_read(tree: ast.AST) -> set[str] | None:
+    """Sections that code reads, as in `lesson.profile.teacher` or `profile.teacher`.
 
-    All of them, where the profile itself is handed on.
+    None where the profile itself goes elsewhere than into a variable called `profile`.
     """
-    read, handed_on, parts = set(), 0, 0
+    read, uses = set(), 0
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and getattr(node.value, "attr", None) == "profile":
+        if isinstance(node, ast.Attribute) and _is_profile(node.value):
             read.add(node.attr)
-            parts += 1
-        handed_on += isinstance(node, ast.Attribute) and node.attr == "profile"
-    return set(Profile.model_fields) if handed_on > parts else read
+            uses -= 1
+        if _is_profile(node):
+            uses += -1 if isinstance(node.ctx, ast.Store) else 1
+    return None if uses > 0 else read
+
+
+def _is_profile(node: ast.AST) -> bool:
+    return "profile" in (getattr(node, "id", None), getattr(node, "attr", None))
 
 
 def _helpers_read(tree: ast.AST) -> list[str]:
