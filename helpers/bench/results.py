@@ -135,9 +135,8 @@ def write_benchmark(
 
     `sections` are further entries, stored as they are.
     """
-    others = {
-        f"{threads} threads, {work}": share for (threads, work), share in found.others.items()
-    }
+    counts = sorted({row["threads"] for row in rows})
+    others = {f"{count} threads, {work}": share for (count, work), share in found.others.items()}
     raw = [
         {
             "threads": threads,
@@ -151,8 +150,7 @@ def write_benchmark(
         "profile": profile.name,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": git_commit(),
-        "environment": describe_environment()
-        | {"threads": sorted({row["threads"] for row in rows})},
+        "environment": describe_environment() | {"threads": counts},
         "protocol": _PROTOCOL | {"others_used": others} | profile.benchmark.model_dump(),
         "rows": rows,
         "unavailable": found.unavailable,

@@ -10,8 +10,8 @@ import contextlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -198,9 +198,11 @@ def run_benchmark(
             for workload in workloads:
                 what = {"workload": str(workload), "title": f"timing, {_said(count, workload)}"}
                 what |= {"rounds": rounds or settings.rounds, "sentences": len(sentences)}
-                with _others_share() as others:
-                    timed = _run_rounds(workers, settings, headlines, random.Random(seed), **what)
-                found.timings[count, workload], found.others[count, workload] = timed, others()
+                used, began = _used_by_others(), time.monotonic()
+                timed = _run_rounds(workers, settings, headlines, random.Random(seed), **what)
+                capacity = (time.monotonic() - began) * (psutil.cpu_count() or 1)
+                found.timings[count, workload] = timed
+                found.others[count, workload] = max(0.0, (_used_by_others() - used) / capacity)
             for worker in workers.values():
                 worker.close()  # all at once, before each is waited for
     return found
@@ -283,23 +285,14 @@ def time_together(
     return timings
 
 
-@contextmanager
-def _others_share() -> Iterator[Callable[[], float]]:
-    """Give a function that tells, afterwards, what share of the machine other programs used."""
-
-    def used():
-        times, own, ours = psutil.cpu_times(), psutil.Process(), 0.0
-        idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "guest", 0)
-        for process in [own, *own.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                ours += sum(process.cpu_times()[:4])  # its children that have ended are in it
-        return sum(times) - idle - ours
-
-    before, started = used(), time.monotonic()
-    shares = []
-    yield lambda: shares[0]
-    capacity = (time.monotonic() - started) * (psutil.cpu_count() or 1)
-    shares.append(max(0.0, (used() - before) / capacity))
+def _used_by_others() -> float:
+    """Seconds that programs outside this process and its children have kept the CPUs busy."""
+    times, own = psutil.cpu_times(), psutil.Process()
+    used = sum(times) - times.idle - getattr(times, "iowait", 0) - getattr(times, "guest", 0)
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            used -= sum(process.cpu_times()[:4])  # its children that have ended are in it
+    return used
 
 
 def _said(threads: int, workload: Workload) -> str:
