@@ -40,12 +40,11 @@ def engine_logits(
     Why it cannot is printed. `tokenizer` is a folder.
     """
     row = {"runtime": ENGINE, "source": str(model), "tokenizer": str(tokenizer), "options": {}}
-    inputs = {str(tokenizer): {"own": list(sentences)}}
     how = {"threads": physical_cores(), "max_length": max_length, "command": engine_command()}
     try:
         if fault := engine_fault():
             raise WorkerError(fault)
-        with WorkerProcess({"engine": row}, inputs, **how) as engine:
+        with WorkerProcess({"engine": row}, sentences, {"own": 0}, **how) as engine:
             if faults := engine.wait_until_loaded():
                 raise WorkerError(faults["engine"])
             return {"student_engine": engine.logits("engine", "own")}

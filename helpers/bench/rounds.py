@@ -24,7 +24,6 @@ from helpers.bench.statistics import Timings, speedup
 from helpers.bench.worker import time_block
 from helpers.bench.workers import WorkerError, WorkerProcess
 from helpers.environment import physical_cores
-from helpers.runtimes import load_text_encoder, pad_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -187,14 +186,11 @@ def run_benchmark(
         RuntimeError: a row that is not optional could not be loaded, or died.
     """
     found = Measurements(unavailable=dict(unavailable or {}))
-    inputs = {
-        str(tokenizer): _inputs(tokenizer, sentences, workloads, max_length)
-        for tokenizer in {variant.tokenizer for variant in variants}
-    }
+    given = list(sentences), {str(workload): workload.size for workload in workloads}
     for count in threads or thread_counts(settings):
         with ExitStack() as stack:
             sizes = {"threads": count, "max_length": max_length, "warm_ms": 5 * settings.block_ms}
-            workers = _start_workers(variants, inputs, found, stack, **sizes)
+            workers = _start_workers(variants, given, found, stack, **sizes)
             for workload in workloads:
                 what = {"workload": str(workload), "title": f"timing, {_said(count, workload)}"}
                 what |= {"rounds": rounds or settings.rounds, "sentences": len(sentences)}
@@ -208,7 +204,7 @@ def run_benchmark(
     return found
 
 
-def _start_workers(variants, inputs, found, stack, *, threads, **sizes) -> dict[str, WorkerProcess]:
+def _start_workers(variants, given, found, stack, *, threads, **sizes) -> dict[str, WorkerProcess]:
     """Start all processes, then wait for each; returns by row the process it is in."""
     together, started, workers = defaultdict(list), [], {}
     for variant in variants:
@@ -219,7 +215,7 @@ def _start_workers(variants, inputs, found, stack, *, threads, **sizes) -> dict[
     for members in together.values():
         command = {"command": engine_command()} if members[0].runtime == ENGINE else {}
         rows = {variant.name: variant.job() for variant in members}
-        worker = WorkerProcess(rows, inputs, threads=threads, **sizes, **command)
+        worker = WorkerProcess(rows, *given, threads=threads, **sizes, **command)
         started.append((members, stack.enter_context(worker)))
     for members, worker in started:
         faults = worker.wait_until_loaded()
@@ -297,17 +293,3 @@ def _used_by_others() -> float:
 
 def _said(threads: int, workload: Workload) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}, {workload}"
-
-
-def _inputs(
-    tokenizer: Path | None, sentences: Sequence[str], workloads: Sequence[Workload], max_length: int
-) -> dict[str, list]:
-    """By workload what rows of a tokenizer are run on."""
-    inputs = {str(workload): list(sentences) for workload in workloads}
-    if tokenizer is not None:
-        encode = load_text_encoder(tokenizer, max_length)
-        for workload in workloads:
-            if workload.kind == "padded":
-                rows = [pad_rows([encode(text)[0][0]], workload.size) for text in sentences]
-                inputs[str(workload)] = [[part.tolist() for part in row] for row in rows]
-    return inputs

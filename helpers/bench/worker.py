@@ -61,49 +61,42 @@ def warm_up(run: Callable, item: tuple, *, milliseconds: float, blocks: int = 10
 
 def load_row(row: dict, job: dict) -> dict[str, tuple[Callable, list[tuple]]]:
     """Load a row and warm it up; returns by workload its function and what that is called with."""
-    inputs = job["inputs"][row["tokenizer"]]
-    load = {ENGINE: _load_engine, "scikit-learn": _load_tfidf}.get(row["runtime"], _load_model)
     loaded = {}
-    for workload, run in load(row, job, inputs).items():
-        items = [_arguments(item) for item in inputs[workload]]
-        loaded[workload] = (run, items)
+    for workload, length in job["workloads"].items():
+        options = dict(row["options"])
+        if length and "buckets" in options:  # all inputs have one length: compile for it alone
+            options["buckets"] = [length]
+        wanted = {"runtime": row["runtime"], "source": row["source"], "options": options}
+        encode, model = _load_encoder(row, job, length), _load(json.dumps(wanted), job["threads"])
+
+        def from_text(text, encode=encode, model=model):
+            return model(*encode(text))
+
+        run = model if length else from_text
+        items = [encode(text) if length else (text,) for text in job["sentences"]]
+        loaded[workload] = run, items
         if job["warm_ms"]:
             # a runtime prepares for a length when it first sees it; padded inputs have one
-            for item in items if workload == "own" else items[:1]:
+            for item in items[:1] if length else items:
                 run(*item)
             warm_up(run, items[0], milliseconds=job["warm_ms"])
     return loaded
 
 
-def _arguments(item: str | list) -> tuple:
-    """The arguments of one call: a text, or int64 ids and mask (rows, length)."""
-    if isinstance(item, str):
-        return (item,)
-    return tuple(np.array(part, dtype=np.int64) for part in item)
+@cache
+def _load(wanted: str, threads: int) -> Callable:
+    """The function that runs a model; `wanted` says which, in JSON. Workloads share it."""
+    row = json.loads(wanted)
+    source, runtime = row["source"], row["runtime"]
+    if runtime == ENGINE:
+        graph = _import_compiler()(source)
+        return lambda *parts: next(iter(graph.inference(list(parts)).values()))[0]
+    from helpers import runtimes, training
 
-
-def _load_model(row: dict, job: dict, inputs: dict[str, list]) -> dict[str, Callable]:
-    """By workload the function of a row on PyTorch, ONNX Runtime or OpenVINO.
-
-    A row with static shapes is compiled for one length alone where all inputs are padded.
-    """
-    from helpers.runtimes import load_model, load_text_encoder
-
-    encode = load_text_encoder(Path(row["tokenizer"]), job["max_length"])
-    source = row["source"]
+    if runtime == "scikit-learn":
+        return training.fit_tfidf(*source).predict_proba
     source = Path(source) if isinstance(source, str) else _untrained(json.dumps(source))
-    loaded, runs = {}, {}
-    for workload, items in inputs.items():
-        options = dict(row["options"])
-        if workload != "own" and "buckets" in options:
-            options["buckets"] = [len(items[0][0][0])]
-        key = str(options)
-        if key not in loaded:
-            loaded[key] = load_model(row["runtime"], source, threads=job["threads"], **options).run
-        run = runs[workload] = loaded[key]
-        if workload == "own":
-            runs[workload] = lambda text, run=run: run(*encode(text))
-    return runs
+    return runtimes.load_model(runtime, source, threads=threads, **row["options"]).run
 
 
 @cache
@@ -114,34 +107,36 @@ def _untrained(shape: str):
     return untrained_classifier(types.SimpleNamespace(**json.loads(shape)), seed=0)
 
 
-def _load_tfidf(row: dict, job: dict, inputs: dict[str, list]) -> dict[str, Callable]:
-    from helpers.training import fit_tfidf
+def _load_encoder(row: dict, job: dict, length: int) -> Callable[[str], tuple]:
+    """A function from a text to a model's arguments, padded to `length` unless that is 0."""
+    if row["runtime"] == "scikit-learn":
+        return lambda text: ([text],)
+    if row["runtime"] == ENGINE:
+        return _load_engine_encoder(row, job["max_length"], length)
+    from helpers.runtimes import load_text_encoder, pad_rows
 
-    pipeline = fit_tfidf(*row["source"])
-    return dict.fromkeys(inputs, lambda text: pipeline.predict_proba([text]))
+    encode = load_text_encoder(Path(row["tokenizer"]), job["max_length"])
+    return (lambda text: pad_rows([encode(text)[0][0]], length)) if length else encode
 
 
-def _load_engine(row: dict, job: dict, inputs: dict[str, list]) -> dict[str, Callable]:
+def _load_engine_encoder(row: dict, max_length: int, length: int) -> Callable[[str], tuple]:
     import tokenizers
 
-    graph = _import_compiler()(row["source"])
     tokenizer = tokenizers.Tokenizer.from_file(row["tokenizer"] + "/tokenizer.json")
-    tokenizer.enable_truncation(job["max_length"])
-    if length := row["options"].get("pad_to"):
+    tokenizer.enable_truncation(max_length)
+    if length := row["options"].get("pad_to", length):
         tokenizer.enable_padding(length=length)
 
-    def run(ids, mask):
-        # this order of inputs, and 32-bit integers: anything else is silently wrong
-        feed = [part.astype(np.int32) for part in (ids, np.zeros_like(ids), mask)]
-        return next(iter(graph.inference(feed).values()))[0]
-
-    def run_text(text):
+    def encode(text):
         encoding = tokenizer.encode(text)
-        return run(np.array([encoding.ids]), np.array([encoding.attention_mask]))
+        # this order of inputs, and 32-bit integers: anything else is silently wrong
+        parts = (encoding.ids, [0] * len(encoding.ids), encoding.attention_mask)
+        return tuple(np.array([part], dtype=np.int32) for part in parts)
 
-    return {workload: run_text if workload == "own" else run for workload in inputs}
+    return encode
 
 
+@cache
 def _import_compiler() -> Callable:
     """Return the engine's `compile`, past its packages' own `__init__`, which import the world."""
     package = "intel_extension_for_transformers"

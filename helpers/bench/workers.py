@@ -24,16 +24,17 @@ class WorkerProcess:
     """Rows of one runtime in a process bound to as many physical cores as threads.
 
     `rows` maps names to `source`, `tokenizer` (a folder), `runtime` and `options`, as in
-    `rounds.Variant`; `inputs` maps tokenizers to workloads to lists of inputs, texts or pairs of
-    `input_ids` and `attention_mask` (rows, length). With `warm_ms` each row is warmed up. Loading
-    begins at once and goes on by itself. Use as a context manager. The process ends with its
-    parent, however that ends: its input ends.
+    `rounds.Variant`; `workloads` maps names to the length that sentences are padded to, 0 for text
+    to label at their own. With `warm_ms` each row is warmed up. Loading begins at once and goes on
+    by itself. Use as a context manager. The process ends with its parent, however that ends: its
+    input ends.
     """
 
     def __init__(
         self,
         rows: Mapping[str, dict],
-        inputs: Mapping[str, dict],
+        sentences: Sequence[str],
+        workloads: Mapping[str, int],
         *,
         threads: int,
         max_length: int,
@@ -51,9 +52,9 @@ class WorkerProcess:
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "GLOG_minloglevel": "2"},
         )
-        given = {row["tokenizer"]: inputs[row["tokenizer"]] for row in rows.values()}
+        given = {"rows": rows, "sentences": sentences, "workloads": workloads}
         sizes = {"threads": threads, "max_length": max_length, "warm_ms": warm_ms}
-        self._tell({"rows": rows, "inputs": given, "cpus": cpus_for(threads), **sizes})
+        self._tell({**given, **sizes, "cpus": cpus_for(threads)})
 
     def wait_until_loaded(self) -> dict[str, str]:
         """Wait for loading and warming up; returns the reasons of rows that cannot be run."""
@@ -69,12 +70,12 @@ class WorkerProcess:
         return psutil.Process(self._pid).memory_full_info().uss / 2**20
 
     def logits(self, row: str, workload: str) -> np.ndarray:
-        """Logits (inputs, classes) of a workload's inputs, float32."""
+        """Logits (sentences, classes), float32."""
         self._tell({"row": row, "workload": workload})
         return np.array(self._hear(), dtype=np.float32)
 
     def time(self, row: str, workload: str, chosen: list[int], milliseconds: float) -> list[float]:
-        """Milliseconds of each call of a block on chosen inputs: `worker.time_block`."""
+        """Milliseconds of each call of a block on chosen sentences: `worker.time_block`."""
         request = {"row": row, "workload": workload}
         self._tell(request | {"chosen": chosen, "milliseconds": milliseconds})
         return self._hear()
