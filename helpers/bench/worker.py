@@ -76,8 +76,9 @@ def load_row(row: dict, job: dict) -> dict[str, tuple[Callable, list[tuple]]]:
         items = [encode(text) if length else (text,) for text in job["sentences"]]
         loaded[workload] = run, items
         if job["warm_ms"]:
-            # a runtime prepares for a length when it first sees it; padded inputs have one
-            for item in items[:1] if length else items:
+            lengths = [np.size(encode(text)[0]) for text in job["sentences"]]
+            # a runtime prepares for a length when it first sees it
+            for item in dict(zip(lengths, items, strict=True)).values():
                 run(*item)
             warm_up(run, items[0], milliseconds=job["warm_ms"])
     return loaded
