@@ -92,12 +92,14 @@ def _load(wanted: str, threads: int) -> Callable:
     if runtime == ENGINE:
         graph = _import_compiler()(source)
         return lambda *parts: next(iter(graph.inference(list(parts)).values()))[0]
-    from helpers import runtimes, training
-
     if runtime == "scikit-learn":
-        return training.fit_tfidf(*source).predict_proba
+        from helpers.training import fit_tfidf
+
+        return fit_tfidf(*source).predict_proba
+    from helpers.runtimes import load_model
+
     source = Path(source) if isinstance(source, str) else _untrained(json.dumps(source))
-    return runtimes.load_model(runtime, source, threads=threads, **row["options"]).run
+    return load_model(runtime, source, threads=threads, **row["options"]).run
 
 
 @cache
