@@ -27,6 +27,11 @@ ODD = [
 ]
 
 
+@pytest.fixture(params=["tiny_folder", "tiny_onnx", "tiny_openvino"])
+def classifier(request) -> Classifier:
+    return Classifier(request.getfixturevalue(request.param), threads=1)
+
+
 def classify(model, text: bytes):
     command = [sys.executable, "-m", "helpers.classify", "--model", str(model)]
     return subprocess.run(command, input=text, capture_output=True)
@@ -58,9 +63,7 @@ def test_batches_lose_nothing(tiny_onnx, count):
     assert len(list(Classifier(tiny_onnx).classify(iter(sentences)))) == count
 
 
-@pytest.mark.parametrize("name", ["tiny_folder", "tiny_onnx", "tiny_openvino"])
-def test_a_long_sentence_does_not_slow_the_short_ones(name, request, monkeypatch):
-    classifier = Classifier(request.getfixturevalue(name), threads=1)
+def test_a_long_sentence_does_not_slow_the_short_ones(classifier, monkeypatch):
     seen = []
 
     def run(ids, mask):
@@ -74,9 +77,7 @@ def test_a_long_sentence_does_not_slow_the_short_ones(name, request, monkeypatch
         assert width <= min(b for b in length_buckets(64) if b >= pieces)
 
 
-@pytest.mark.parametrize("name", ["tiny_folder", "tiny_onnx", "tiny_openvino"])
-def test_threads_get_the_answers_to_their_own_sentences(name, request):
-    classifier = Classifier(request.getfixturevalue(name), threads=1)
+def test_threads_get_the_answers_to_their_own_sentences(classifier):
     expected = {sentence: classifier.probabilities([sentence]) for sentence in SENTENCES}
 
     def ask(number):
