@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RuntimeName = Literal["pytorch", "onnxruntime", "openvino"]
-METADATA = "metadata"  # the section of an OpenVINO file for what an ONNX file has as metadata
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Latency on the CPU: interleaved rounds, statistics, the floor, the reference engine."""
+"""Latency on the CPU: interleaved rounds, statistics, results, the blog's engine."""

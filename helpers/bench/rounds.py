@@ -7,26 +7,23 @@ known narrowly enough. No library does this: benchmark tools time one row after 
 """
 
 import contextlib
-import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import psutil
 from tqdm import tqdm
 
-from helpers.bench.engine import ENGINE, start_engine
-from helpers.bench.engine_worker import time_block
+from helpers.bench.engine import ENGINE, engine_command, engine_fault
 from helpers.bench.statistics import Timings, speedup
+from helpers.bench.worker import time_block
 from helpers.bench.workers import WorkerError, WorkerProcess
 from helpers.environment import physical_cores
-from helpers.runtimes import load_text_encoder, pad_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,8 +43,6 @@ class Workload(NamedTuple):
     kind       size           a call gets
     "padded"   word pieces    one sentence, padded to this length; tokenising is not timed
     "own"                     one sentence as text, unpadded; tokenising is timed
-    "filled"   word pieces    as many real word pieces, from sentences joined
-    "batch"    sentences      as many sentences, padded to the benchmark's length
     """
 
     kind: str
@@ -115,9 +110,8 @@ class Measurements:
         for (threads, workload), timings in self.timings.items():
             rounds, share = len(next(iter(timings.values())).rounds), self.others[threads, workload]
             verdict = "quiet" if share < QUIET else "BUSY: do not quote these figures"
-            count = f"{threads} thread{'s' if threads > 1 else ''}"
             lines.append(
-                f"{count}, {workload}: {rounds} rounds; others used {share:.1%}, {verdict}"
+                f"{_said(threads, workload)}: {rounds} rounds; others used {share:.1%}, {verdict}"
             )
         lines += [f"left out: {name}: {reason}" for name, reason in self.unavailable.items()]
         return "\n".join(lines)
@@ -133,19 +127,16 @@ def make_rows(model: str, table: Mapping[str, tuple], folder: Path, **settings) 
 
     rows = []
     for what, (runtime, precision, source, predictions, *options) in table.items():
-        weighed = folder / (source if isinstance(source, str) else "baseline.onnx")
-        row = Variant(
-            f"{model}, {what}",
-            model,
-            runtime,
-            precision,
-            source=weighed if isinstance(source, str) else source,
-            tokenizer=folder / "student",
-            size_mb=size_mb(weighed),
-            predictions=predictions,
-            options=options[0] if options else {},
-        )
-        rows.append(replace(row, **{"optional": runtime == ENGINE} | settings))
+        file = folder / (source if isinstance(source, str) else "baseline.onnx")
+        given = {
+            "source": file if isinstance(source, str) else source,
+            "size_mb": size_mb(file),
+            "tokenizer": folder / "student",
+            "predictions": predictions,
+            "options": options[0] if options else {},
+            "optional": runtime == ENGINE,
+        }
+        rows.append(Variant(f"{model}, {what}", model, runtime, precision, **given | settings))
     return rows
 
 
@@ -195,50 +186,45 @@ def run_benchmark(
         RuntimeError: a row that is not optional could not be loaded, or died.
     """
     found = Measurements(unavailable=dict(unavailable or {}))
-    rounds = rounds or settings.rounds
-    inputs = {
-        str(tokenizer): _inputs(tokenizer, sentences, workloads, settings, max_length)
-        for tokenizer in {variant.tokenizer for variant in variants}
-    }
+    given = list(sentences), {str(workload): workload.size for workload in workloads}
     for count in threads or thread_counts(settings):
         with ExitStack() as stack:
-            shared = {"threads": count, "max_length": max_length, "warm_ms": 5 * settings.block_ms}
-            workers = _start_workers(variants, inputs, shared, found, stack)
+            sizes = {"threads": count, "max_length": max_length, "warm_ms": 5 * settings.block_ms}
+            workers = _start_workers(variants, given, found, stack, **sizes)
             for workload in workloads:
-                with _others_share() as others:
-                    timed = _run_rounds(
-                        workers, workload, inputs, settings, seed, headlines, rounds, count
-                    )
+                what = {"workload": str(workload), "title": f"timing, {_said(count, workload)}"}
+                what |= {"rounds": rounds or settings.rounds, "sentences": len(sentences)}
+                used, began = _used_by_others(), time.monotonic()
+                timed = _run_rounds(workers, settings, headlines, random.Random(seed), **what)
+                capacity = (time.monotonic() - began) * (psutil.cpu_count() or 1)
                 found.timings[count, workload] = timed
-                found.others[count, workload] = others()
+                found.others[count, workload] = max(0.0, (_used_by_others() - used) / capacity)
             for worker in workers.values():
                 worker.close()  # all at once, before each is waited for
     return found
 
 
-def _start_workers(variants, inputs, shared, found, stack) -> dict[str, WorkerProcess]:
+def _start_workers(variants, given, found, stack, *, threads, **sizes) -> dict[str, WorkerProcess]:
     """Start all processes, then wait for each; returns by row the process it is in."""
-    together, started, workers = defaultdict(dict), [], {}
+    together, started, workers = defaultdict(list), [], {}
     for variant in variants:
+        if variant.runtime == ENGINE and (fault := engine_fault()):
+            found.unavailable.setdefault(variant.name, fault)
         if variant.name not in found.unavailable:
-            process = variant.name if variant.isolate else variant.runtime
-            together[process][variant.name] = variant
+            together[variant.name if variant.isolate else variant.runtime].append(variant)
     for members in together.values():
-        rows = {name: variant.job() for name, variant in members.items()}
-        given = {row["tokenizer"]: inputs[row["tokenizer"]] for row in rows.values()}
-        engine = any(row["runtime"] == ENGINE for row in rows.values())
-        try:
-            worker = (start_engine if engine else WorkerProcess)(rows, given, **shared)
-            started.append((members, stack.enter_context(worker), {}))
-        except WorkerError as error:
-            started.append((members, None, dict.fromkeys(rows, str(error))))
-    for members, worker, faults in started:
-        faults = worker.wait_until_loaded() if worker else faults
-        for name, variant in members.items():
+        command = {"command": engine_command()} if members[0].runtime == ENGINE else {}
+        rows = {variant.name: variant.job() for variant in members}
+        worker = WorkerProcess(rows, *given, threads=threads, **sizes, **command)
+        started.append((members, stack.enter_context(worker)))
+    for members, worker in started:
+        faults = worker.wait_until_loaded()
+        for variant in members:
+            name = variant.name
             if name not in faults:
                 workers[name] = worker
                 if variant.isolate:
-                    found.memory_mb[shared["threads"], name] = worker.memory_mb()
+                    found.memory_mb[threads, name] = worker.memory_mb()
             elif variant.optional:
                 found.unavailable[name] = faults[name]
             else:
@@ -247,16 +233,14 @@ def _start_workers(variants, inputs, shared, found, stack) -> dict[str, WorkerPr
 
 
 def _run_rounds(
-    workers, workload, inputs, settings, seed, headlines, rounds, threads
+    workers, settings, headlines, rng, *, workload, rounds, sentences, title
 ) -> dict[str, Timings]:
-    rng, size = random.Random(seed), min(len(of[str(workload)]["items"]) for of in inputs.values())
     timings = {name: Timings() for name in workers}
-    what = f"timing, {threads} thread{'s' if threads > 1 else ''}, {workload}"
-    for number in tqdm(range(settings.warmup_rounds + rounds), desc=what):
-        chosen = [rng.randrange(size) for _ in range(settings.sentences_per_block)]
+    for number in tqdm(range(settings.warmup_rounds + rounds), desc=title):
+        chosen = rng.choices(range(sentences), k=settings.sentences_per_block)
         for name in rng.sample(list(workers), len(workers)):
             try:
-                calls = workers[name].time(name, str(workload), chosen, settings.block_ms)
+                calls = workers[name].time(name, workload, chosen, settings.block_ms)
             except WorkerError as error:
                 raise RuntimeError(f"{name}: {error}") from error
             if number >= settings.warmup_rounds:
@@ -280,31 +264,12 @@ def narrow(
     return bool(reach) and max(reach) <= precision
 
 
-def row_logits(
-    variants: Sequence[Variant], sentences: Sequence[str], *, max_length: int
-) -> dict[str, np.ndarray]:
-    """Logits (sentences, classes) of rows by their `predictions`, from one text at a time.
-
-    Optional rows that cannot be run are left out; why is printed.
-    """
-    texts = {"own": {"items": list(sentences), "warm": [0]}}
-    inputs = {str(variant.tokenizer): texts for variant in variants}
-    shared = {"threads": physical_cores(), "max_length": max_length, "warm_ms": 0}
-    found = Measurements()
-    with ExitStack() as stack:
-        workers = _start_workers(variants, inputs, shared, found, stack)
-        for name, reason in found.unavailable.items():
-            print(f"left out: {name}: {reason}")
-        ran = [variant for variant in variants if variant.name in workers]
-        return {row.predictions: workers[row.name].logits(row.name, "own") for row in ran}
-
-
 def time_together(
     runs: Mapping[str, Callable], items: Sequence[tuple], *, rounds: int, block_ms: float, seed: int
 ) -> dict[str, Timings]:
     """Time functions in this process, in shuffled rounds on the same arguments.
 
-    For models of one runtime on one thread; `run_benchmark` keeps runtimes and threads off each
+    For models on one thread; `run_benchmark` keeps the threads of different runtimes off each
     other.
     """
     rng = random.Random(seed)
@@ -316,65 +281,15 @@ def time_together(
     return timings
 
 
-@contextmanager
-def _others_share() -> Iterator[Callable[[], float]]:
-    """Give a function that tells, afterwards, what share of the machine other programs used."""
-
-    def used():
-        times, ours = psutil.cpu_times(), 0.0
-        idle = times.idle + getattr(times, "iowait", 0) + getattr(times, "guest", 0)
-        for process in our_processes():
-            with contextlib.suppress(psutil.Error):
-                ours += sum(process.cpu_times()[:4])  # its children that have ended are in it
-        return sum(times) - idle - ours, time.monotonic()
-
-    before, started = used()
-    result = []
-    yield lambda: result[0]
-    after, ended = used()
-    capacity = (ended - started) * (psutil.cpu_count() or 1)
-    result.append(max(0.0, (after - before) / capacity))
+def _used_by_others() -> float:
+    """Seconds that programs outside this process and its children have kept the CPUs busy."""
+    times, own = psutil.cpu_times(), psutil.Process()
+    used = sum(times) - times.idle - getattr(times, "iowait", 0) - getattr(times, "guest", 0)
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            used -= sum(process.cpu_times()[:4])  # its children that have ended are in it
+    return used
 
 
-def our_processes() -> list[psutil.Process]:
-    """This process and its children; under `make run`, the runner and all that it started.
-
-    The runner names its process in the environment variable TUTORIAL_RUNNER.
-    """
-    own = psutil.Process()
-    runner = os.environ.get("TUTORIAL_RUNNER", "")
-    top = next((above for above in own.parents() if str(above.pid) == runner), own)
-    return [top, *top.children(recursive=True)]
-
-
-def _inputs(
-    tokenizer: Path | None,
-    sentences: Sequence[str],
-    workloads: Sequence[Workload],
-    settings: "Section",
-    max_length: int,
-) -> dict[str, dict]:
-    """By workload what rows of a tokenizer are run on, and one input of each length to warm up."""
-    if tokenizer is None:
-        texts = {"items": list(sentences), "warm": [0]}
-        return {str(workload): texts for workload in workloads}
-    encode = load_text_encoder(tokenizer, max_length)
-    rows = [encode(sentence)[0][0] for sentence in sentences]
-    one_each = list({len(row): number for number, row in enumerate(rows)}.values())
-    inputs = {}
-    for workload in workloads:
-        kind, size = workload
-        if kind == "own":
-            inputs[str(workload)] = {"items": list(sentences), "warm": one_each}
-            continue
-        if kind == "padded":
-            items = [pad_rows([row], size) for row in rows]
-        elif kind == "filled":
-            inner = np.resize(np.concatenate([row[1:-1] for row in rows]), size - 2)
-            items = [pad_rows([np.concatenate([rows[0][:1], inner, rows[0][-1:]])], size)]
-        else:
-            chosen = [rows[number % len(rows)] for number in range(size)]
-            items = [pad_rows(chosen, settings.sequence_length)]
-        as_lists = [[part.tolist() for part in item] for item in items]
-        inputs[str(workload)] = {"items": as_lists, "warm": [0]}
-    return inputs
+def _said(threads: int, workload: Workload) -> str:
+    return f"{threads} thread{'s' if threads > 1 else ''}, {workload}"

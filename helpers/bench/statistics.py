@@ -5,13 +5,15 @@ is one such median over another, so that factors multiply to their total exactly
 a bootstrap's over whole rounds: what disturbs a round falls on both rows of the ratio.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.stats import bootstrap
 
-_DRAWS = 2000
+if TYPE_CHECKING:
+    from helpers.tutorial.profile import Architecture
 
 
 class Estimate(NamedTuple):
@@ -37,7 +39,7 @@ class Timings:
 
     def summary(self) -> dict[str, float]:
         """In ms: `typical`, the median over the rounds; of all calls percentiles, mean, spread."""
-        calls = np.concatenate([np.asarray(calls) for calls in self.rounds])
+        calls = np.concatenate(self.rounds)
         p50, p90, p99 = np.percentile(calls, [50, 90, 99])
         values = {"typical": np.median(self.round_means()), "p50": p50, "p90": p90, "p99": p99}
         values |= {"mean": calls.mean(), "std": calls.std(ddof=1) if len(calls) > 1 else 0.0}
@@ -48,19 +50,16 @@ def speedup(slow: Timings, fast: Timings, *, seed: int = 0) -> Estimate:
     """How many times as fast as `slow` the row `fast` is.
 
     Raises:
-        ValueError: the two were not timed in the same number of rounds.
+        ValueError: the two were not timed in the same number of rounds, or in a single one.
     """
-    means = np.array([slow.round_means(), fast.round_means()])
-    drawn = np.median(means[:, _draws(means.shape[1], seed)], axis=2)
-    middle = np.median(means, axis=1)
-    return _estimate(middle[0] / middle[1], drawn[0] / drawn[1])
+    means = slow.round_means(), fast.round_means()
 
+    def ratio(slow, fast, axis=-1):
+        return np.median(slow, axis) / np.median(fast, axis)
 
-def typical(timings: Timings, *, seed: int = 0) -> Estimate:
-    """The median over the rounds, ms."""
-    means = timings.round_means()
-    drawn = np.median(means[_draws(len(means), seed)], axis=1)
-    return _estimate(np.median(means), drawn)
+    how = {"n_resamples": 2000, "paired": True, "method": "percentile"}
+    interval = bootstrap(means, ratio, rng=seed, **how).confidence_interval
+    return Estimate(float(ratio(*means)), float(interval.low), float(interval.high))
 
 
 def decompose(timings: Mapping[str, Timings], chain: Mapping[str, str]) -> dict[str, Estimate]:
@@ -81,18 +80,19 @@ def decompose(timings: Mapping[str, Timings], chain: Mapping[str, str]) -> dict[
     return factors | {"in all": speedup(timings[first], timings[before])}
 
 
-def over_runs(ratios: Sequence[float]) -> Estimate:
-    """Geometric mean of a ratio over repeated runs, with Student's 95 % interval of its log."""
-    from scipy.stats import t  # heavy: not into every process
+def count_operations(shape: "Architecture", length: int, *, first_token_only: bool = False) -> int:
+    """Operations in the matrix products of a BERT classifier on one sentence of `length` tokens.
 
-    logs = np.log(ratios)
-    reach = t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
-    return Estimate(*(float(np.exp(logs.mean() + d)) for d in (0, -reach, reach)))
+    A multiplication and an addition are two. Per layer: four projections (hidden x hidden) and two
+    in the feed-forward block for each token, and the two products of attention for each pair of
+    tokens. The pooler reads one token. With `first_token_only` the last layer makes keys and values
+    of all tokens, all else of the first.
+    """
+    square, wide = shape.hidden**2, 2 * shape.hidden * shape.intermediate
 
+    def layer(tokens):
+        """A layer that computes so many of the tokens."""
+        return tokens * (2 * square + wide + 2 * length * shape.hidden) + 2 * length * square
 
-def _draws(rounds: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(rounds, size=(_DRAWS, rounds))
-
-
-def _estimate(value: float, drawn: np.ndarray) -> Estimate:
-    return Estimate(float(value), *map(float, np.percentile(drawn, [2.5, 97.5])))
+    last = layer(1 if first_token_only else length)
+    return 2 * ((shape.layers - 1) * layer(length) + last + square)

@@ -1,80 +1,202 @@
-"""A process that loads rows and times them, for the runtimes of this package's own environment.
+"""A process that loads rows and times them, as `workers.WorkerProcess` starts it.
 
-Started as `python -m helpers.bench.worker`; the conversation is that of `engine_worker.py`.
+The blog's engine has a Python of its own, in `.engine`, without this package: what this file needs
+of the package is imported where other runtimes are loaded. Requests come on standard input and are
+answered on standard output, one JSON value a line. The first is the job, see `workers.py`; it is
+answered with {"process": id, "faults": {row: reason}}. Each of the others is one of
+
+    {"row": name, "workload": name}    -> the row's logits of each input
+    {"row": ..., "workload": ..., "chosen": [2, 0, 5], "milliseconds": 30}    -> see time_block
+
+An answer {"error": text} ends the conversation.
 """
 
 import importlib
+import json
+import os
+import sys
+import time
+import types
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import psutil
 
-from helpers.bench.engine_worker import Worker, main
-
+ENGINE = "blog's engine"
 _IMPORTS = {"pytorch": "transformers", "scikit-learn": "sklearn"}  # what takes long to import
 
 
-class RuntimeWorker(Worker):
-    """Rows of PyTorch, ONNX Runtime, OpenVINO or scikit-learn."""
+def time_block(run: Callable, items: list[tuple], *, milliseconds: float) -> list[float]:
+    """Time calls on the items in order, as often as fit into the given time, at least once each.
 
-    def prepare(self) -> None:
-        """Import the runtime, then bind: so several processes share all cores for the imports."""
-        for row in self.job["rows"].values():
-            importlib.import_module(_IMPORTS.get(row["runtime"], row["runtime"]))
-        process = psutil.Process()
-        if hasattr(process, "cpu_affinity"):  # not on macOS
-            process.cpu_affinity(self.job["cpus"])
-        self._built = {}
-
-    def load(self, row: dict, workloads: list[str]) -> dict[str, Callable]:
-        """Return by workload the function that runs the row on one item.
-
-        A row with static shapes is compiled for one length alone where all inputs are padded.
-        """
-        if row["runtime"] == "scikit-learn":
-            from helpers.training import fit_tfidf
-
-            pipeline = fit_tfidf(*row["source"])
-            return dict.fromkeys(workloads, lambda text: pipeline.predict_proba([text]))
-        from helpers.runtimes import load_model, load_text_encoder
-
-        encode = load_text_encoder(Path(row["tokenizer"]), self.job["max_length"])
-        source, loaded, runs = self._source(row), {}, {}
-        for workload in workloads:
-            kind, options = workload.split()[0], dict(row["options"])
-            if kind in ("padded", "batch") and "buckets" in options:
-                ids, _ = self.job["inputs"][row["tokenizer"]][workload]["items"][0]
-                options["buckets"] = [len(ids[0])]
-            key = str(options)
-            if key not in loaded:
-                threads = self.job["threads"]
-                loaded[key] = load_model(row["runtime"], source, threads=threads, **options).run
-            runs[workload] = _from_text(loaded[key], encode) if kind == "own" else loaded[key]
-        return runs
-
-    def convert(self, item) -> tuple:
-        """The arguments of one call: a text, or int64 ids and mask (rows, length)."""
-        if isinstance(item, str):
-            return (item,)
-        return tuple(np.array(part, dtype=np.int64) for part in item)
-
-    def _source(self, row: dict):
-        """A path, or a model with untrained weights, which is built once for all its rows."""
-        if isinstance(row["source"], str):
-            return Path(row["source"])
-        from helpers.training import untrained_classifier
-
-        key = str(row["source"])
-        if key not in self._built:
-            self._built[key] = untrained_classifier(SimpleNamespace(**row["source"]), seed=0)
-        return self._built[key]
+    `items` are tuples of arguments. Returns the milliseconds of each call. Before that the items
+    are run for a third of the time, untimed: after a pause a core's caches are cold and its clock
+    is low for a few calls.
+    """
+    started = time.perf_counter()
+    for item in items:
+        run(*item)
+        if 3000 * (time.perf_counter() - started) > milliseconds:
+            break
+    calls, started = [], time.perf_counter()
+    while not calls or 1000 * (time.perf_counter() - started) < milliseconds:
+        for item in items:
+            start = time.perf_counter_ns()
+            run(*item)
+            calls.append((time.perf_counter_ns() - start) / 1e6)
+    return calls
 
 
-def _from_text(run: Callable, encode: Callable) -> Callable:
-    return lambda text: run(*encode(text))
+def warm_up(run: Callable, item: tuple, *, milliseconds: float, blocks: int = 10) -> None:
+    """Time blocks of calls until the medians of two differ by less than 5 %."""
+    last = 0.0
+    for _ in range(blocks):
+        median = float(np.median(time_block(run, [item], milliseconds=milliseconds)))
+        if abs(median - last) < 0.05 * last:
+            return
+        last = median
+
+
+def load_row(row: dict, job: dict) -> dict[str, tuple[Callable, list[tuple]]]:
+    """Load a row and warm it up; returns by workload its function and what that is called with."""
+    loaded = {}
+    for workload, length in job["workloads"].items():
+        options = dict(row["options"])
+        if length and "buckets" in options:  # all inputs have one length: compile for it alone
+            options["buckets"] = [length]
+        wanted = {"runtime": row["runtime"], "source": row["source"], "options": options}
+        encode, model = _load_encoder(row, job, length), _load(json.dumps(wanted), job["threads"])
+
+        def from_text(text, encode=encode, model=model):
+            return model(*encode(text))
+
+        run = model if length else from_text
+        items = [encode(text) if length else (text,) for text in job["sentences"]]
+        loaded[workload] = run, items
+        if job["warm_ms"]:
+            lengths = [np.size(encode(text)[0]) for text in job["sentences"]]
+            # a runtime prepares for a length when it first sees it
+            for item in dict(zip(lengths, items, strict=True)).values():
+                run(*item)
+            warm_up(run, items[0], milliseconds=job["warm_ms"])
+    return loaded
+
+
+@cache
+def _load(wanted: str, threads: int) -> Callable:
+    """The function that runs a model; `wanted` says which, in JSON. Workloads share it."""
+    row = json.loads(wanted)
+    source, runtime = row["source"], row["runtime"]
+    if runtime == ENGINE:
+        graph = _import_compiler()(source)
+        return lambda *parts: next(iter(graph.inference(list(parts)).values()))[0]
+    if runtime == "scikit-learn":
+        from helpers.training import fit_tfidf
+
+        return fit_tfidf(*source).predict_proba
+    from helpers.runtimes import load_model
+
+    source = Path(source) if isinstance(source, str) else _untrained(json.dumps(source))
+    return load_model(runtime, source, threads=threads, **row["options"]).run
+
+
+@cache
+def _untrained(shape: str):
+    """A PyTorch model with untrained weights, built once for all rows of its shape, in JSON."""
+    from helpers.training import untrained_classifier
+
+    return untrained_classifier(types.SimpleNamespace(**json.loads(shape)), seed=0)
+
+
+def _load_encoder(row: dict, job: dict, length: int) -> Callable[[str], tuple]:
+    """A function from a text to a model's arguments, padded to `length` unless that is 0."""
+    if row["runtime"] == "scikit-learn":
+        return lambda text: ([text],)
+    if row["runtime"] == ENGINE:
+        return _load_engine_encoder(row, job["max_length"], length)
+    from helpers.runtimes import load_text_encoder, pad_rows
+
+    encode = load_text_encoder(Path(row["tokenizer"]), job["max_length"])
+    return (lambda text: pad_rows([encode(text)[0][0]], length)) if length else encode
+
+
+def _load_engine_encoder(row: dict, max_length: int, length: int) -> Callable[[str], tuple]:
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(row["tokenizer"] + "/tokenizer.json")
+    tokenizer.enable_truncation(max_length)
+    if length := row["options"].get("pad_to", length):
+        tokenizer.enable_padding(length=length)
+
+    def encode(text):
+        encoding = tokenizer.encode(text)
+        # this order of inputs, and 32-bit integers: anything else is silently wrong
+        parts = (encoding.ids, [0] * len(encoding.ids), encoding.attention_mask)
+        return tuple(np.array([part], dtype=np.int32) for part in parts)
+
+    return encode
+
+
+@cache
+def _import_compiler() -> Callable:
+    """Return the engine's `compile`, past its packages' own `__init__`, which import the world."""
+    package = "intel_extension_for_transformers"
+    folder = Path(np.__file__).parents[1] / package
+    for name, path in ((package, folder), (f"{package}.transformers", folder / "transformers")):
+        module = types.ModuleType(name)
+        module.__path__ = [str(path)]
+        sys.modules[name] = module
+    return importlib.import_module(f"{package}.transformers.runtime.compile").compile
+
+
+def _first_line(error: Exception) -> str:
+    """The line of a message that tells most: the first, unless it only says where it comes from."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    said = lines[-1] if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {said}"
+
+
+def _converse(hear: Callable[[], str], say: Callable) -> None:
+    job, loaded, faults = json.loads(hear()), {}, {}
+    # import, then bind: so several processes share all cores for the imports
+    for runtime in {row["runtime"] for row in job["rows"].values()}:
+        if runtime == ENGINE:
+            _import_compiler()
+        else:
+            importlib.import_module(_IMPORTS.get(runtime, runtime))
+    if hasattr(psutil.Process, "cpu_affinity"):  # not on macOS
+        psutil.Process().cpu_affinity(job["cpus"])
+    for name, row in job["rows"].items():
+        try:
+            loaded[name] = load_row(row, job)
+        except Exception as error:  # whatever it is, the other side must hear of it
+            faults[name] = _first_line(error)
+    say({"process": os.getpid(), "faults": faults})
+    while line := hear():
+        request = json.loads(line)
+        run, items = loaded[request["row"]][request["workload"]]
+        if "chosen" in request:
+            chosen = [items[index] for index in request["chosen"]]
+            say(time_block(run, chosen, milliseconds=request["milliseconds"]))
+        else:
+            say([np.ravel(run(*item)).tolist() for item in items])
+
+
+def main() -> None:
+    """Keep standard output to the conversation: what libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(value) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    try:
+        _converse(sys.stdin.readline, say)
+    except Exception as error:
+        say({"error": _first_line(error)})
 
 
 if __name__ == "__main__":
-    main(RuntimeWorker)
+    main()

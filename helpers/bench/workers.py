@@ -5,11 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections import deque
+import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import psutil
@@ -19,23 +17,24 @@ from helpers.environment import ROOT, cpus_for
 
 
 class WorkerError(RuntimeError):
-    """A process that times rows is missing, failed or died; the message says how."""
+    """A process that times rows failed or died; the message says how."""
 
 
 class WorkerProcess:
     """Rows of one runtime in a process bound to as many physical cores as threads.
 
     `rows` maps names to `source`, `tokenizer` (a folder), `runtime` and `options`, as in
-    `rounds.Variant`; `inputs` maps tokenizers to workloads to {"items": ..., "warm": ...}: the
-    inputs, texts or pairs of `input_ids` and `attention_mask` (rows, length), and which of them are
-    run once before anything is timed. Loading begins at once and goes on by itself. Use as a
-    context manager. The process ends with its parent, however that ends: its input ends.
+    `rounds.Variant`; `workloads` maps names to the length that sentences are padded to, 0 for text
+    to label at their own. With `warm_ms` each row is warmed up. Loading begins at once and goes on
+    by itself. Use as a context manager. The process ends with its parent, however that ends: its
+    input ends.
     """
 
     def __init__(
         self,
         rows: Mapping[str, dict],
-        inputs: Mapping[str, dict],
+        sentences: Sequence[str],
+        workloads: Mapping[str, int],
         *,
         threads: int,
         max_length: int,
@@ -43,29 +42,19 @@ class WorkerProcess:
         command: Sequence[str | Path] = (sys.executable, "-m", worker.__name__),
     ):
         self._names = list(rows)
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "GLOG_minloglevel": "2"},
         )
-        self._said: deque[str] = deque(maxlen=20)
-        listen = partial(self._said.extend, self._process.stderr)
-        self._listener = Thread(target=listen, daemon=True)
-        self._listener.start()
-        self._tell(
-            {
-                "rows": dict(rows),
-                "inputs": dict(inputs),
-                "threads": threads,
-                "cpus": cpus_for(threads),
-                "max_length": max_length,
-                "warm_ms": warm_ms,
-            }
-        )
+        given = {"rows": rows, "sentences": sentences, "workloads": workloads}
+        sizes = {"threads": threads, "max_length": max_length, "warm_ms": warm_ms}
+        self._tell({**given, **sizes, "cpus": cpus_for(threads)})
 
     def wait_until_loaded(self) -> dict[str, str]:
         """Wait for loading and warming up; returns the reasons of rows that cannot be run."""
@@ -81,13 +70,12 @@ class WorkerProcess:
         return psutil.Process(self._pid).memory_full_info().uss / 2**20
 
     def logits(self, row: str, workload: str) -> np.ndarray:
-        """Logits (inputs, classes) of a workload's inputs, float32."""
+        """Logits (sentences, classes), float32."""
         self._tell({"row": row, "workload": workload})
-        answers = self._hear()
-        return np.array(answers, dtype=np.float32).reshape(len(answers), -1)
+        return np.array(self._hear(), dtype=np.float32)
 
     def time(self, row: str, workload: str, chosen: list[int], milliseconds: float) -> list[float]:
-        """Milliseconds of each call of a block on chosen inputs: `engine_worker.time_block`."""
+        """Milliseconds of each call of a block on chosen sentences: `worker.time_block`."""
         request = {"row": row, "workload": workload}
         self._tell(request | {"chosen": chosen, "milliseconds": milliseconds})
         return self._hear()
@@ -108,6 +96,7 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        self._said.close()
 
     def _tell(self, request: dict) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died; what it said is heard next
@@ -116,9 +105,10 @@ class WorkerProcess:
     def _hear(self):
         line = self._process.stdout.readline()
         if not line:
-            self._listener.join(timeout=10)  # its last words may still be on the way
+            status, _ = self._process.wait(), self._said.seek(0)
             said = [line.strip() for line in self._said if "Check failure" not in line]
-            raise WorkerError(f"its process died; it last said: {said[-1] if said else 'nothing'}")
+            last = said[-1] if said else "nothing"
+            raise WorkerError(f"its process died ({status}); it last said: {last}")
         answer = json.loads(line)
         if isinstance(answer, dict) and "error" in answer:
             raise WorkerError(answer["error"])
