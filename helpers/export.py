@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from helpers.training import load_classifier, untrained_classifier
 
 if TYPE_CHECKING:
-    from helpers.tutorial.profile import Baseline
+    from helpers.tutorial.profile import Section
 
 INPUTS = ("input_ids", "attention_mask")
 ENGINE_INPUTS = ("input_ids", "token_type_ids", "attention_mask")  # the blog's engine's order
@@ -121,7 +121,7 @@ def export_onnx(
 
 
 def load_baseline(
-    settings: "Baseline", teacher: Path, *, labels: Sequence[str], seed: int
+    settings: "Section", teacher: Path, *, labels: Sequence[str], seed: int
 ) -> PreTrainedModel:
     """BERT-Base: the teacher where the profile says that it is one, else untrained weights."""
     if settings.weights == "teacher":

@@ -20,7 +20,7 @@ from helpers.environment import has_bf16, physical_cores
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from helpers.tutorial.profile import Baseline
+    from helpers.tutorial.profile import Section
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RuntimeName = Literal["pytorch", "onnxruntime", "openvino"]
@@ -234,7 +234,7 @@ def runtime_logits(
 
 
 def baseline_logits(
-    settings: "Baseline", path: Path, encoded: "Dataset", *, name: str
+    settings: "Section", path: Path, encoded: "Dataset", *, name: str
 ) -> dict[str, np.ndarray]:
     """ONNX Runtime's logits of BERT-Base under `name`; nothing where its weights are untrained."""
     if settings.weights == "untrained":  # it has a latency and a size, and no accuracy

@@ -15,7 +15,7 @@ from datasets import Dataset
 from helpers.data import LABELS, tokenize
 from helpers.export import export_onnx, write_metadata
 from helpers.training import load_tokenizer, untrained_classifier
-from helpers.tutorial.profile import ROOT, Architecture
+from helpers.tutorial.profile import ROOT, Section, load_profile
 
 SENTENCES = [
     "a gripping, funny and deeply moving film",
@@ -28,8 +28,9 @@ SENTENCES = [
 
 
 @pytest.fixture(scope="session")
-def tiny_architecture() -> Architecture:
-    return Architecture(layers=2, hidden=32, heads=2, intermediate=64, vocabulary=30522)
+def tiny_architecture() -> Section:
+    small = {"layers": 2, "hidden": 32, "heads": 2, "intermediate": 64}
+    return load_profile("laptop").student.architecture.model_copy(update=small)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from helpers.bench.engine import engine_fault, engine_logits, start_engine
 from helpers.export import ENGINE_INPUTS, ENGINE_OPSET, PlainBert, export_onnx
 from helpers.quantization import CalibrationLoader, quantize_with_onnxruntime
 from helpers.training import predict_logits, untrained_classifier
-from helpers.tutorial.profile import Architecture
+from helpers.tutorial.profile import load_profile
 from tests.conftest import SENTENCES
 
 installed = pytest.mark.skipif(engine_fault() is not None, reason=f"engine: {engine_fault()}")
@@ -41,7 +41,8 @@ def engine_files(tokenizer, encoded, tmp_path_factory):
     The engine knows certain hidden sizes alone, 256 among them.
     """
     folder = tmp_path_factory.mktemp("engine")
-    shape = Architecture(layers=2, hidden=256, heads=4, intermediate=512, vocabulary=30522)
+    mini = load_profile("laptop").student.architecture
+    shape = mini.model_copy(update={"layers": 2, "intermediate": 512})
     model = untrained_classifier(shape, seed=5)
     for parameter in model.parameters():  # exporters merge equal weights; the engine cannot
         parameter.data.mul_(2).add_(0.02 * torch.randn_like(parameter))

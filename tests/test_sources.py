@@ -1,12 +1,11 @@
-"""Assets through the real pip, against an index that is a folder; the hub by a double of it."""
+"""Assets through the real pip, against an index that is a folder; the hub's client by a double."""
 
-import os
 import shutil
 import subprocess
-import sys
 import zipfile
-from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
 from helpers.tutorial import sources
@@ -15,7 +14,6 @@ from helpers.tutorial.sources import (
     MAIN,
     Archive,
     Asset,
-    AssetFile,
     SourceError,
     fetch,
     fetch_asset,
@@ -24,9 +22,9 @@ from helpers.tutorial.sources import (
     locate,
 )
 from tests.conftest import sha, wheel
-from tests.hub_double import HubDouble, commit_of
 
 CONTENT = {"weights.bin": b"\x00\x01\x02" * 5000, "vocab.txt": b"the\nfilm\n"}
+FORGED = {"data/weights.bin": b"forged", "data/vocab.txt": b"forged"}
 
 
 @pytest.fixture
@@ -35,17 +33,17 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def publish(index, name="toyweights", members=None, inner=None) -> Archive:
+def publish(index, name="toyweights", members=None, inner="") -> Archive:
     file, content = wheel(name, members or {f"data/{n}": c for n, c in CONTENT.items()})
     (index / file).write_bytes(content)
     return Archive(requirement=f"{name}==1.0", sha256=sha(content), inner=inner)
 
 
 def toy(*archives, prefix="data/") -> Asset:
-    files = [
-        AssetFile(name=name, member=prefix + name, bytes=len(content), sha256=sha(content))
+    files = {
+        name: {"member": prefix + name, "bytes": len(content), "sha256": sha(content)}
         for name, content in CONTENT.items()
-    ]
+    }
     return Asset(description="toy", licence="none", archives=archives, files=files, hub="hf://a/b")
 
 
@@ -62,31 +60,18 @@ def test_an_asset_is_fetched_and_hashed_once(index, cache, monkeypatch):
     assert fetch_asset("toy", asset) == first
 
 
-@pytest.mark.parametrize("harm", ["cut", "remove", "link", "all"])
+@pytest.mark.parametrize("harm", ["cut", "link", "all"])
 def test_a_file_that_is_missing_or_cut_is_fetched_again(index, cache, tmp_path, harm):
     asset = toy(publish(index))
-    folder = fetch_asset("toy", asset)
-    path = folder / "weights.bin"
+    path = fetch_asset("toy", asset) / "weights.bin"
     if harm == "cut":
         path.write_bytes(b"\x00")
     elif harm == "all":
-        shutil.rmtree(folder)
+        shutil.rmtree(path.parent)
     else:
         path.rename(tmp_path / "elsewhere")
-    if harm == "link":
         path.symlink_to(tmp_path / "elsewhere")
     assert held(fetch_asset("toy", asset)) == CONTENT
-
-
-def test_with_no_index_the_message_says_what_to_do(index, cache):
-    asset = toy(publish(index))
-    (index / "toyweights-1.0-py3-none-any.whl").unlink()
-    with pytest.raises(SourceError, match=r"toyweights.*TUTORIAL_CACHE.*SET=\"...=hf://a/b\""):
-        fetch_asset("toy", asset)
-    assert [path for path in cache.iterdir() if path.is_dir()] == []
-
-
-FORGED = {"data/weights.bin": b"forged", "data/vocab.txt": b"forged"}
 
 
 @pytest.mark.parametrize(
@@ -132,22 +117,24 @@ def test_a_full_disk_leaves_no_half_of_an_asset(index, cache):
         subprocess.run(["umount", cache], check=True)
 
 
-def test_a_cache_that_cannot_be_made_names_the_way_out(index, cache):
+def test_what_cannot_be_had_names_the_way_out(index, cache, monkeypatch):
+    asset = toy(publish(index))
+    (index / "toyweights-1.0-py3-none-any.whl").unlink()
+    monkeypatch.setattr(sources, "load_assets", lambda: {"toy": asset})
+    with pytest.raises(SourceError, match=r"toyweights.*TUTORIAL_CACHE.*SET=\"x.y=hf://a/b\""):
+        locate("toy", setting="x.y")
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
+    cache.rename(cache.with_name("moved"))
     cache.write_text("a file")
-    with pytest.raises(SourceError, match="TUTORIAL_CACHE names another folder"):
-        fetch_asset("toy", toy(publish(index)))
-
-
-def test_what_cannot_be_had_names_the_setting_that_replaces_it(monkeypatch):
-    with pytest.raises(SourceError, match=r"no file or folder here .* all-mpnet-base-v2"):
-        locate("all-mpnet-base-v3")
+    with pytest.raises(SourceError, match="let TUTORIAL_CACHE name a folder"):
+        fetch_asset("toy", asset)
     monkeypatch.setenv("SET", "name=trial teacher.model=/nowhere/at/all")
-    with pytest.raises(SourceError, match=r'SET="teacher.model=/path/to/it"'):
+    with pytest.raises(SourceError, match=r'no file or folder.*SET="teacher.model=/path/to/it"'):
         fetch(load_profile("smoke"), "teacher")
 
 
 def test_identities_follow_the_content(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     (tmp_path / "train.csv").write_text("one")
     first = identify(str(tmp_path))
     assert identify(str(tmp_path)) == first
@@ -166,50 +153,58 @@ def test_every_profile_uses_what_is_declared_shipped_or_on_the_hub():
             assert declared or reference.startswith("hf://"), reference
 
 
-FILES = {
-    "config.json": b"{}",
-    "model.safetensors": b"weights" * 1000,
-    "pytorch_model.bin": b"a pickle",
-    "vocab.txt": b"the\n",
-    "modeling_own.py": b"raise SystemExit",
-    "onnx/config.json": b"{}",
-}
-LOCATE = "import sys; from helpers.tutorial.sources import *; p = locate(sys.argv[1])\n"
-LOCATE += "print(p, identify(sys.argv[1]), sep='\\n')"
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's client over a folder of repositories, where all downloads are listed."""
+    double = SimpleNamespace(folder=tmp_path / "hub", asked=[], wrong=[])
+
+    def download(repo_id, repo_type, revision, allow_patterns=None, local_files_only=False, **more):
+        remote, cached = double.folder / repo_id, tmp_path / "cached" / repo_id / "0123"
+        if local_files_only and not cached.exists():
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not here")
+        if not local_files_only:
+            double.asked.append((repo_id, repo_type, revision))
+            if not remote.exists():
+                raise OSError("404 Client Error.\n\nRepository Not Found")
+            for pattern in allow_patterns:
+                for file in remote.glob(pattern):
+                    cached.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, cached)
+        return str(cached)
+
+    def verify(_, repo_id, **asked):
+        return SimpleNamespace(mismatches=[{"path": path} for path in double.wrong])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "verify_repo_checksums", verify)
+    for name, weights in {"safe": "model.safetensors", "old": "pytorch_model.bin"}.items():
+        (double.folder / "org" / name).mkdir(parents=True)
+        for file in ("config.json", "vocab.txt", "modeling_own.py", "pytorch_model.bin", weights):
+            (double.folder / "org" / name / file).write_text(file)
+    return double
 
 
-def ask(reference, endpoint, tmp_path, **environment):
-    """Locate a reference in a process of its own: the client reads its endpoint when imported."""
-    told = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, "-c", LOCATE, reference]
-    done = subprocess.run(
-        command, env=os.environ | told | environment, capture_output=True, text=True, cwd=ROOT
-    )
-    return done.stdout.splitlines() or done.stderr.splitlines()[-1:]
+def test_the_hub_gives_weights_and_no_code_and_then_the_cache_serves(hub):
+    found = locate("hf://org/safe@v1")
+    assert set(held(found)) == {"config.json", "vocab.txt", "model.safetensors"}
+    assert identify("hf://org/safe@v1") == "commit 0123"
+    assert hub.asked == [("org/safe", "model", "v1")]
+    shutil.rmtree(hub.folder / "org/safe")
+    assert locate("hf://org/safe@v1") == found and len(hub.asked) == 1
+    assert "pytorch_model.bin" in held(locate("hf://org/old"))
+    assert locate("hf://org/old/config.json") == found.parents[1] / "old/0123/config.json"
 
 
-def test_the_hub_gives_weights_and_no_code_and_then_the_cache_serves(tmp_path):
-    with HubDouble() as hub:
-        hub.add("org/safe", FILES)
-        hub.add("org/old", {n: c for n, c in FILES.items() if "safetensors" not in n})
-        hub.add("org/empty", {"config.json": b"{}"})
-        folder, identity = ask("hf://org/safe", hub.endpoint, tmp_path)
-        assert set(held(Path(folder))) == {"config.json", "model.safetensors", "vocab.txt"}
-        assert identity == f"commit {commit_of('org/safe')}"
-        hub.add("org/safe", FILES, commit=commit_of("later"))  # the branch moves on
-        assert ask("hf://org/safe", "http://127.0.0.1:9", tmp_path) == [folder, identity]
-        folder, _ = ask(f"hf://org/old@{commit_of('org/old')}", hub.endpoint, tmp_path)
-        assert set(held(Path(folder))) == {"config.json", "pytorch_model.bin", "vocab.txt"}
-        for reference, said in {
-            "hf://org/empty": "has no weights or data that could be used",
-            "hf://org/none": "does not exist, or is private",
-            "hf://org/safe@v9": "has no such revision",
-        }.items():
-            assert said in ask(reference, hub.endpoint, tmp_path)[0]
-        hub.add("org/garbled", FILES)
-        hub.fail("GET /storage/", garble=True)
-        assert (
-            "wrong checksum and was removed" in ask("hf://org/garbled", hub.endpoint, tmp_path)[0]
-        )
-        assert len(ask("hf://org/garbled", hub.endpoint, tmp_path)) == 2
-    assert "127.0.0.1:9" in ask("hf://org/other", "http://127.0.0.1:9", tmp_path)[0]
+def test_what_the_hub_does_not_give_is_one_line(hub):
+    with pytest.raises(
+        SourceError, match=r"^hf://org/no: 404 Client Error. Repository Not.*HF_HOME"
+    ):
+        locate("hf://org/no")
+    (hub.folder / "org/old/pytorch_model.bin").unlink()
+    with pytest.raises(SourceError, match="has no weights or data that could be used"):
+        locate("hf://org/old")
+    hub.wrong.append("model.safetensors")
+    with pytest.raises(SourceError, match="had a wrong checksum and was removed; try again"):
+        locate("hf://org/safe")
+    with pytest.raises(SourceError, match="Repository id must be 'namespace/name'"):
+        locate("hf://bad")

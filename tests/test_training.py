@@ -30,9 +30,10 @@ from helpers.training import (
     training_arguments,
     untrained_classifier,
 )
-from helpers.tutorial.profile import ROOT, Architecture, Training
+from helpers.tutorial.profile import ROOT, load_profile
 
-SETTINGS = Training(epochs=8, learning_rate=5e-3, batch_size=8, weight_decay=0.0, warmup=0.0)
+FAST = {"epochs": 8, "learning_rate": 5e-3, "batch_size": 8, "weight_decay": 0.0, "warmup": 0.0}
+SETTINGS = load_profile("laptop").teacher.training.model_copy(update=FAST)
 
 
 def alone(model, row):
@@ -136,17 +137,14 @@ def test_freezing_leaves_the_upper_layers_and_the_head(tiny_architecture):
     assert any("layer.1." in name for name in trained) and "classifier.weight" in trained
 
 
-def test_a_model_of_another_shape_is_refused(tiny_folder):
+def test_a_model_of_another_shape_is_refused(tiny_folder, tiny_architecture):
     with pytest.raises(ValueError, match=r"'layers': 2.*the profile declares.*'layers': 4"):
-        load_classifier(
-            tiny_folder,
-            Architecture(layers=4, hidden=32, heads=2, intermediate=64, vocabulary=30522),
-        )
+        load_classifier(tiny_folder, tiny_architecture.model_copy(update={"layers": 4}))
 
 
 def test_random_weights_differ_from_the_checkpoints_and_follow_the_seed():
     folder = ROOT / "checkpoints/bert-mini"
-    shape = Architecture(layers=4, hidden=256, heads=4, intermediate=1024, vocabulary=30522)
+    shape = load_profile("laptop").student.architecture
     weights = []
     for seed, pretrained in ((0, False), (0, False), (1, False), (0, True)):
         torch.manual_seed(seed)

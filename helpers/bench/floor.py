@@ -10,7 +10,7 @@ import numpy as np
 from helpers.environment import bind_to_cores
 
 if TYPE_CHECKING:
-    from helpers.tutorial.profile import Architecture
+    from helpers.tutorial.profile import Section
 
 _WIDTH, _DEPTH, _TRIES = 1024, 8, 12
 
@@ -23,7 +23,7 @@ class Peak:
     int8: float
 
 
-def count_operations(shape: "Architecture", length: int, *, first_token_only: bool = False) -> int:
+def count_operations(shape: "Section", length: int, *, first_token_only: bool = False) -> int:
     """Operations in the matrix products of a BERT classifier on one sentence of `length` tokens.
 
     Per layer: four projections (hidden x hidden) and two in the feed-forward block for each token,

@@ -31,7 +31,7 @@ from helpers.runtimes import load_text_encoder, pad_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from helpers.tutorial.profile import Benchmark, Profile
+    from helpers.tutorial.profile import Profile, Section
 
 MIN_ROUNDS = 8
 QUIET = 0.05  # share of the machine
@@ -64,7 +64,7 @@ OWN = Workload("own")
 class Variant:
     """One row of the benchmark.
 
-    `source` is a model file or folder, an `Architecture` for a PyTorch model with untrained
+    `source` is a model file or folder, an architecture for a PyTorch model with untrained
     weights, or for scikit-learn the (sentences, labels) that TF-IDF is fitted on. `tokenizer` is a
     folder; `predictions` names the row's logits on the test sentences, "" for untrained weights.
     `options` go to `runtimes.load_model`. Where an `optional` row cannot be run, the benchmark goes
@@ -166,7 +166,7 @@ def pytorch_baseline(profile: "Profile") -> tuple[Any, str]:
     return profile.baseline.architecture, ""
 
 
-def thread_counts(settings: "Benchmark") -> list[int]:
+def thread_counts(settings: "Section") -> list[int]:
     """The thread counts to time at, the smallest first; 0 stands for every physical core."""
     return sorted({count or physical_cores() for count in settings.threads})
 
@@ -174,7 +174,7 @@ def thread_counts(settings: "Benchmark") -> list[int]:
 def run_benchmark(
     variants: Sequence[Variant],
     sentences: Sequence[str],
-    settings: "Benchmark",
+    settings: "Section",
     *,
     workloads: Sequence[Workload],
     max_length: int,
@@ -351,7 +351,7 @@ def _inputs(
     tokenizer: Path | None,
     sentences: Sequence[str],
     workloads: Sequence[Workload],
-    settings: "Benchmark",
+    settings: "Section",
     max_length: int,
 ) -> dict[str, dict]:
     """By workload what rows of a tokenizer are run on, and one input of each length to warm up."""

