@@ -20,9 +20,10 @@ import numpy as np
 from scipy.special import softmax
 
 from helpers.environment import physical_cores
-from helpers.runtimes import METADATA, load_model, load_text_encoder, pad_rows
+from helpers.runtimes import load_model, load_text_encoder, pad_rows
 
 READ_AHEAD, BATCH = 256, 32  # sentences: sorted by length together, run together
+_DESCRIPTION = ("config.json", "tokenizer_config.json", "tokenizer.json")
 
 
 class PredictError(ValueError):
@@ -37,35 +38,36 @@ def length_buckets(max_length: int) -> tuple[int, ...]:
 class Classifier:
     """A classifier from a PyTorch folder, an ONNX file or an OpenVINO `.xml` of a run.
 
-    Sentences run with others of about their length, so that a long one does not slow the short
-    ones. An OpenVINO model is compiled once for each of a few lengths, and every sentence runs at
-    the shortest that holds it: alone, or with `streams` as many at once as there are streams.
+    Its labels, tokenizer and length are those of the folder it is, lies in or under, or else of
+    `student/` beside it. Sentences run with others of about their length, so that a long one does
+    not slow the short ones. An OpenVINO model is compiled once for each of a few lengths, and every
+    sentence runs at the shortest that holds it: alone, or with `streams` as many at once as there
+    are streams.
 
     Raises:
-        PredictError: the path is missing, or is neither a folder with `model.safetensors` nor a
-            model file that names its tokenizer.
+        PredictError: the path is missing, is no model, or no folder says what its labels are.
     """
 
     def __init__(self, path: Path | str, *, threads: int | None = None, streams: int = 1):
         path = Path(path)
         if not path.exists():
             raise PredictError(f"{path} does not exist")
-        if path.is_dir():
-            runtime, metadata, folder = "pytorch", _folder_metadata(path), path
-        else:
-            runtime = "openvino" if path.suffix == ".xml" else "onnxruntime"
-            read = _openvino_metadata if runtime == "openvino" else _onnx_metadata
-            metadata = _checked(path, read(path))
-            folder = path.parent / metadata["tokenizer"]
-        self.max_length, self.labels = metadata["max_length"], tuple(metadata["labels"])
-        self._buckets = length_buckets(self.max_length)
-        options = {"buckets": self._buckets, "streams": streams} if runtime == "openvino" else {}
-        if not (folder / "tokenizer.json").is_file():
-            raise PredictError(f"the tokenizer is missing: {folder} holds no tokenizer.json")
-        self._encode = load_text_encoder(folder, self.max_length)
-        threads = threads or physical_cores()
+        folder = _folder_of(path)
         try:
-            self._model = load_model(runtime, path, threads=threads, **options)
+            names = json.loads((folder / "config.json").read_text("utf-8"))["id2label"]
+            self.labels = tuple(names[str(number)] for number in range(len(names)))
+            settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+            self.max_length = int(settings["model_max_length"])
+        except (ValueError, KeyError) as error:
+            raise PredictError(f"{folder} is not a classifier's folder: {error}") from None
+        self._encode = load_text_encoder(folder, self.max_length)
+        self._buckets = length_buckets(self.max_length)
+        runtime = "pytorch" if path.is_dir() else "onnxruntime"
+        options = {}
+        if path.suffix == ".xml":
+            runtime, options = "openvino", {"buckets": self._buckets, "streams": streams}
+        try:
+            self._model = load_model(runtime, path, threads=threads or physical_cores(), **options)
         except Exception as error:  # the runtimes' own exceptions share no base class
             cause = str(error).strip().splitlines() or [type(error).__name__]
             raise PredictError(f"{path} cannot be loaded by {runtime}: {cause[0]}") from None
@@ -123,47 +125,16 @@ def occlusion(classifier: Classifier, sentence: str) -> list[tuple[str, float]]:
     return list(zip(words, effects + [0.0] * (len(words) - read), strict=True))
 
 
-def _folder_metadata(path: Path) -> dict:
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
-        tokenizer = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
-        metadata = {"labels": labels, "max_length": int(tokenizer["model_max_length"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PredictError(f"{path} is not a folder with a classifier: {error}") from None
-    if not (path / "model.safetensors").is_file():
-        raise PredictError(f"{path} holds no model.safetensors")
-    return metadata
-
-
-def _onnx_metadata(path: Path) -> dict[str, str]:
-    import onnx
-
-    try:
-        model = onnx.load(path, load_external_data=False)  # only what the file itself says
-    except Exception:  # protobuf's exceptions share no base class
-        raise PredictError(f"{path} is not an ONNX model that can be loaded") from None
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
-def _openvino_metadata(path: Path) -> dict[str, str]:
-    import openvino
-
-    try:
-        model = openvino.Core().read_model(path)
-    except RuntimeError:
-        raise PredictError(f"{path} is not an OpenVINO model that can be loaded") from None
-    info = model.get_rt_info([METADATA]).value if model.has_rt_info([METADATA]) else {}
-    return {key: str(getattr(entry, "value", entry)) for key, entry in info.items()}
-
-
-def _checked(path: Path, metadata: dict[str, str]) -> dict:
-    try:
-        length, labels = int(metadata["max_length"]), json.loads(metadata["labels"])
-        return {"tokenizer": metadata["tokenizer"], "max_length": length, "labels": labels}
-    except (KeyError, ValueError):
-        fault = "does not say which tokenizer it needs; use a file made by 03 or 04"
-        raise PredictError(f"{path} {fault}") from None
+def _folder_of(path: Path) -> Path:
+    """The folder with the labels and the tokenizer of a model."""
+    if path.is_dir():
+        candidates = [path]
+    else:
+        candidates = [path.parent, path.absolute().parent.parent, path.parent / "student"]
+    for folder in candidates:
+        if all((folder / name).is_file() for name in _DESCRIPTION):
+            return folder
+    raise PredictError(f"{candidates[-1]} does not hold {', '.join(_DESCRIPTION)}")
 
 
 def read_lines(stream) -> Iterator[str]:

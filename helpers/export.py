@@ -1,6 +1,5 @@
-"""ONNX files of BERT-type classifiers: export, their metadata, and what they hold."""
+"""ONNX files of BERT-type classifiers: exported, compared, and what they hold."""
 
-import json
 import logging
 import math
 import tempfile
@@ -9,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -17,11 +15,6 @@ import onnxruntime
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-
-from helpers.training import load_classifier, untrained_classifier
-
-if TYPE_CHECKING:
-    from helpers.tutorial.profile import Section
 
 INPUTS = ("input_ids", "attention_mask")
 ENGINE_INPUTS = ("input_ids", "token_type_ids", "attention_mask")  # the blog's engine's order
@@ -120,39 +113,14 @@ def export_onnx(
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def load_baseline(
-    settings: "Section", teacher: Path, *, labels: Sequence[str], seed: int
-) -> PreTrainedModel:
-    """BERT-Base: the teacher where the profile says that it is one, else untrained weights."""
-    if settings.weights == "teacher":
-        return load_classifier(teacher, settings.architecture, labels=labels)
-    return untrained_classifier(settings.architecture, seed=seed)
-
-
-def write_metadata(path: Path, *, tokenizer: str, max_length: int, labels: Sequence[str]) -> None:
-    """Store in an ONNX file what a program needs to feed it text.
-
-    `tokenizer` is a folder relative to the file; `max_length` counts word pieces.
-    """
-    model = onnx.load(path)
-    metadata = {"tokenizer": tokenizer, "max_length": str(max_length), "labels": json.dumps(labels)}
-    onnx.helper.set_model_props(model, metadata)
-    onnx.save(model, path)
-
-
 def read_tensors(
     path: Path, names: Sequence[str], rows: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """What tensors inside an ONNX file hold, by name: those of all rows one below the other.
 
     `rows` are inputs of one sentence each; a tensor (1, length, size) becomes (tokens, size).
-
-    Raises:
-        KeyError: the file has no such tensor.
     """
     model = onnx.load(path)
-    if missing := set(names) - {name for node in model.graph.node for name in node.output}:
-        raise KeyError(f"{path.name} has no tensor {min(missing)}")
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]

@@ -6,7 +6,6 @@ follows from a name that is shown. An interval is anything with `value`, `low` a
 drawn on its page, from `new_figure`.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -216,11 +215,10 @@ def plot_frontier(
 
     `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
     are left out. Rows in `label` have colour and name, rows in `marked` a ring, the others are
-    grey. `blog` rows have `name`, `latency_ms`, `accuracy`, `size_mb`, and a panel of their own on
-    the same axes; all are named unless `label` names some of them.
+    grey. `blog` rows have `name`, `latency_ms`, `accuracy`, `size_mb`; all are named, in a panel of
+    their own on the same axes.
     """
-    if not {row["name"] for row in blog} & {*label}:
-        label = [*label, *(row["name"] for row in blog)]
+    label = [*label, *(row["name"] for row in blog)]
     panels = {"here": [_point(row) for row in rows if row["accuracy"]]}
     if blog:
         panels = {"the blog, on its machine": [_point(row) for row in blog]} | panels
@@ -279,13 +277,8 @@ def _place(point: Mapping) -> tuple[float, float]:
     return point["milliseconds"], 100 * point["accuracy"]
 
 
-def _radius(point: Mapping) -> float:
-    """Of a point's dot, in typographic points; the area is in proportion to the model's size."""
-    return math.sqrt(max(2 * point["megabytes"], 12) / math.pi)
-
-
 def _draw_dot(axes: Axes, point: Mapping, color: str, *, alpha: float = 0.6) -> None:
-    at, area = _place(point), math.pi * _radius(point) ** 2
+    at, area = _place(point), max(2 * point["megabytes"], 12)  # square typographic points
     axes.scatter(*at, s=area, color=color, alpha=alpha, linewidth=0)
     if point.get("interval"):
         axes.errorbar(*at, yerr=_scaled([point["interval"]], 100)[1], color=color, alpha=0.5)
@@ -300,19 +293,12 @@ def _write_names(axes: Axes, points: Sequence[Mapping], named: Sequence[str]) ->
     The quicker the model, the higher its name, so that no line crosses a name.
     """
     shown = sorted((p for p in points if p["name"] in named), key=_place, reverse=True)
+    top = axes.get_xaxis_transform()  # x as in the data, y = 1 at the upper edge of the axes
+    line = {"arrowstyle": "-", "color": PALE, "relpos": (0, 0), "shrinkA": 0}
     for level, point in enumerate(shown):
-        over = offset_copy(
-            axes.get_xaxis_transform(), axes.figure, y=4 + 13 * level, units="points"
-        )
-        axes.annotate(
-            point["name"],
-            xy=_place(point),
-            xytext=(point["milliseconds"], 1),
-            textcoords=over,
-            fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": PALE, "relpos": (0, 0), "shrinkA": 0},
-            zorder=0,
-        )
+        over = offset_copy(top, axes.figure, y=4 + 13 * level, units="points")
+        look = {"textcoords": over, "fontsize": 9, "arrowprops": line, "zorder": 0}
+        axes.annotate(point["name"], _place(point), (point["milliseconds"], 1), **look)
 
 
 def _in_words(points: Iterable[Mapping]) -> str:

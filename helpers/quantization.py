@@ -1,10 +1,9 @@
 """What the INT8 notebooks need around neural-compressor, ONNX Runtime and NNCF."""
 
-import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from onnxruntime.quantization import (
 
 from helpers.compat import neural_compressor
 from helpers.export import quiet
-from helpers.runtimes import METADATA, runtime_logits
+from helpers.runtimes import runtime_logits
 
 
 class QuantizationError(RuntimeError):
@@ -124,19 +123,6 @@ def quantize_with_nncf(
     return quantized
 
 
-def save_openvino(
-    model: ov.Model, path: Path, *, tokenizer: str, max_length: int, labels: Sequence[str]
-) -> None:
-    """Save an OpenVINO model as `.xml` and `.bin`, its unquantized weights in FP32.
-
-    With the metadata of `helpers.export.write_metadata`.
-    """
-    metadata = {"tokenizer": tokenizer, "max_length": str(max_length), "labels": json.dumps(labels)}
-    for name, text in metadata.items():
-        model.set_rt_info(text, [METADATA, name])
-    ov.save_model(model, path, compress_to_fp16=False)
-
-
 @contextmanager
 def tuning_log() -> Iterator[list[str]]:
     """Collect what neural-compressor says of its trials and of what it falls back to.
@@ -146,22 +132,19 @@ def tuning_log() -> Iterator[list[str]]:
     """
     trials: list[str] = []
 
-    class Collect(logging.Handler):
-        def emit(self, record):
-            message = record.getMessage()
-            telling = ("Tune ", "***", "Applied", "Start to fallback")
-            if message.startswith(telling) or "accuracy goal" in message:
-                trials.append(message.strip("* "))
+    def collect(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        telling = ("Tune ", "***", "Applied", "Start to fallback")
+        if message.startswith(telling) or "accuracy goal" in message:
+            trials.append(message.strip("* "))
+        return False  # nothing goes on to be shown
 
     logger = logging.getLogger("neural_compressor")
-    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
-    logger.handlers, logger.propagate = [Collect()], False
-    logger.setLevel(logging.INFO)
+    logger.addFilter(collect)
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as workspace:
             warnings.simplefilter("ignore")
             neural_compressor.set_workspace(workspace)
             yield trials
     finally:
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+        logger.removeFilter(collect)

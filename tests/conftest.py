@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset
 
 from helpers.data import LABELS, tokenize
-from helpers.export import export_onnx, write_metadata
+from helpers.export import export_onnx
 from helpers.training import load_tokenizer, untrained_classifier
 from helpers.tutorial.profile import ROOT, Section, load_profile
 
@@ -62,7 +62,6 @@ def tiny_onnx(tiny_folder, tiny_architecture) -> Path:
 
     path = tiny_folder.parent / "student.onnx"
     export_onnx(load_classifier(tiny_folder, tiny_architecture), path)
-    write_metadata(path, tokenizer="student", max_length=64, labels=LABELS)
     return path
 
 
@@ -70,11 +69,8 @@ def tiny_onnx(tiny_folder, tiny_architecture) -> Path:
 def tiny_openvino(tiny_onnx) -> Path:
     import openvino
 
-    from helpers.quantization import save_openvino
-
     path = tiny_onnx.with_name("student.xml")
-    model = openvino.Core().read_model(tiny_onnx)
-    save_openvino(model, path, tokenizer="student", max_length=64, labels=LABELS)
+    openvino.save_model(openvino.Core().read_model(tiny_onnx), path, compress_to_fp16=False)
     return path
 
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 
 from helpers.classify import Classifier, PredictError, length_buckets
@@ -98,22 +97,36 @@ def test_an_answer_that_is_no_number_is_refused(tiny_onnx, monkeypatch):
 
 def test_a_wrong_model_says_what_is_wrong(tmp_path, tiny_onnx):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "orphan.onnx").write_bytes(tiny_onnx.read_bytes())
+    shutil.copytree(tiny_onnx.parent / "student", tmp_path / "student")
+    shutil.copytree(tmp_path / "student", tmp_path / "unnamed")
+    (tmp_path / "unnamed" / "config.json").write_text("{}")
     (tmp_path / "text.onnx").write_text("not a model")
     (tmp_path / "cut.onnx").write_bytes(tiny_onnx.read_bytes()[:5000])
-    (tmp_path / "orphan.onnx").write_bytes(tiny_onnx.read_bytes())
     (tmp_path / "text.xml").write_text("<net")
-    openvino.save_model(openvino.Core().read_model(tiny_onnx), tmp_path / "bare.xml")
+    (tmp_path / "student" / "model.safetensors").unlink()
     for name, complaint in {
         "missing": "does not exist",
-        "empty": "not a folder with a classifier",
-        "text.onnx": "not an ONNX model",
-        "cut.onnx": "not an ONNX model",
-        "orphan.onnx": "the tokenizer is missing",
-        "text.xml": "not an OpenVINO model",
-        "bare.xml": "does not say which tokenizer",
+        "empty": "does not hold config.json",
+        "empty/orphan.onnx": "does not hold config.json",
+        "unnamed": "not a classifier's folder",
+        "student": "cannot be loaded by pytorch",
+        "text.onnx": "cannot be loaded by onnxruntime",
+        "cut.onnx": "cannot be loaded by onnxruntime",
+        "text.xml": "cannot be loaded by openvino",
     }.items():
         with pytest.raises(PredictError, match=complaint):
             Classifier(tmp_path / name)
+
+
+def test_a_file_inside_a_folder_has_the_labels_of_that_folder(tmp_path, tiny_onnx):
+    shutil.copytree(tiny_onnx.parent / "student", tmp_path / "spam")
+    config = tmp_path / "spam" / "config.json"
+    config.write_text(config.read_text().replace('"negative"', '"ham"'))
+    (tmp_path / "spam" / "faster").mkdir()
+    for path in (tmp_path / "spam" / "model.onnx", tmp_path / "spam" / "faster" / "model.onnx"):
+        path.write_bytes(tiny_onnx.read_bytes())
+        assert Classifier(path).labels == ("ham", "positive")
 
 
 def test_the_command_says_a_fault_in_one_line_with_status_2(tmp_path, tiny_onnx):

