@@ -265,23 +265,18 @@ class _ProgressBar(TrainerCallback):
             print(f"{self.description}: {steps} steps, {rate:.0f} sentences a second")
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint that `Trainer` left in a folder, or None.
-
-    `trainer_state.json` is what `Trainer` writes last into a checkpoint.
-    """
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
 def run_training(trainer: Trainer, name: str) -> None:
     """Train, from the last checkpoint on if there is one; with 0 epochs, leave the model as is."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ProgressBar(name))
-    if trainer.args.num_train_epochs:
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
-    else:
+    if not trainer.args.num_train_epochs:
         print(f"{name}: taken as it is")
+        return
+    # `Trainer` writes this file last: with it, a checkpoint is whole
+    found = Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json")
+    whole = [path.parent for path in found]
+    last = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    trainer.train(resume_from_checkpoint=last)
 
 
 def train_model(
