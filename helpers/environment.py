@@ -57,8 +57,9 @@ def has_int8_products() -> bool:
 
 def physical_cores() -> int:
     """Physical cores this process may use: by its CPU affinity and its container's CPU quota."""
-    cores, quota = len(core_groups(_usable_cpus())), cpu_quota()
-    return cores if quota is None else max(1, min(cores, int(quota)))
+    from joblib import cpu_count  # takes half a second to import
+
+    return min(len(core_groups(_usable_cpus())), cpu_count())
 
 
 def _usable_cpus() -> list[int]:
@@ -89,43 +90,6 @@ def core_groups(cpus: Sequence[int], *, sysfs: Path = Path("/sys")) -> list[list
         for cpu in cpus:
             groups[cpu // each].append(cpu)
     return sorted(groups.values())
-
-
-def cpu_quota(
-    *, cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> float | None:
-    """How many CPUs' time the control groups of this process allow it, or None for no limit.
-
-    Reads `cpu.max` of control groups version 2 and `cpu.cfs_quota_us` of version 1, of the
-    process's own group and of those around it.
-    """
-    try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:  # not Linux
-        return None
-    allowed = []
-    for _, controllers, path in lines:
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = cgroups / controllers if controllers else cgroups
-        group = root / path.strip("/")
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(root):
-                allowed.append(_quota_of(folder))
-    return min((quota for quota in allowed if quota is not None), default=None)
-
-
-def _quota_of(group: Path) -> float | None:
-    try:
-        if (file := group / "cpu.max").exists():
-            quota, period = file.read_text().split()
-        else:
-            quota, period = (
-                (group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
-            )
-        return None if quota in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def cpus_for(threads: int) -> list[int]:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import datasets
-import evaluate
 import numpy as np
 from scipy.stats import binomtest
 
@@ -31,37 +29,11 @@ class Accuracy:
         return f"{self.value:.4f} (95 % interval {self.low:.4f} to {self.high:.4f}, n = {self.n})"
 
 
-class AccuracyWithInterval(evaluate.Metric):
-    """Accuracy with a 95 % Wilson score interval, as a metric of `evaluate` that needs no hub.
-
-    `compute(predictions=..., references=...)` takes integer labels of shape (n,) and returns
-    `accuracy`, `ci_low`, `ci_high` (shares of 1) and `n`.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        label = datasets.Value("int64")
-        return evaluate.MetricInfo(
-            description="Accuracy with a 95 % Wilson score interval",
-            citation="Wilson 1927, Probable Inference, the Law of Succession, and ...",
-            features=datasets.Features({"predictions": label, "references": label}),
-        )
-
-    def _compute(self, predictions, references) -> dict[str, float | int]:
-        right = np.asarray(predictions) == np.asarray(references)
-        interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-        return {
-            "accuracy": float(right.mean()),
-            "ci_low": float(interval.low),
-            "ci_high": float(interval.high),
-            "n": len(right),
-        }
-
-
 def measure_accuracy(logits: np.ndarray, labels: Sequence[int]) -> Accuracy:
     """Accuracy of `logits` (n, classes) against integer `labels` (n,)."""
-    metric = AccuracyWithInterval()
-    found = metric.compute(predictions=np.argmax(logits, axis=1), references=np.asarray(labels))
-    return Accuracy(found["accuracy"], found["ci_low"], found["ci_high"], found["n"])
+    right = _right(logits, labels)
+    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return Accuracy(float(right.mean()), float(interval.low), float(interval.high), len(right))
 
 
 @dataclass(frozen=True)

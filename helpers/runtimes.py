@@ -3,9 +3,11 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
@@ -119,35 +121,23 @@ def _load_openvino(
         "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": hint,  # else BF16 where the CPU has it
     }
-
-    def compile_for(length):
-        static = model.clone()
-        static.reshape({tensor.any_name: (1, length) for tensor in static.inputs})
-        return core.compile_model(static, "CPU", settings)
-
     if buckets:
-        by_length = {length: compile_for(length) for length in sorted(buckets)}
-        run = _run_in_buckets(by_length) if streams == 1 else _run_in_streams(by_length)
-        return LoadedModel(_one_at_a_time(run), _openvino_threads(*by_length.values()))
+        by_length = {}
+        for length in sorted(buckets):
+            static = model.clone()
+            static.reshape({tensor.any_name: (1, length) for tensor in static.inputs})
+            by_length[length] = core.compile_model(static, "CPU", settings)
+        used = max(one.get_property("INFERENCE_NUM_THREADS") for one in by_length.values())
+        return LoadedModel(_run_in_buckets(by_length, streams), used)
     compiled = core.compile_model(model, "CPU", settings)
-    request = compiled.create_infer_request()
+    request, lock = compiled.create_infer_request(), Lock()
 
     def run(input_ids, attention_mask):
         feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return request.infer(feed, share_inputs=True)[0]
+        with lock:  # a request holds the inputs and outputs of one call
+            return request.infer(feed, share_inputs=True)[0]
 
-    return LoadedModel(_one_at_a_time(run), _openvino_threads(compiled))
-
-
-def _one_at_a_time(run: Run) -> Run:
-    """Let one thread after another into a request, which holds the inputs and outputs of one."""
-    lock = Lock()
-
-    def run_alone(input_ids, attention_mask):
-        with lock:
-            return run(input_ids, attention_mask)
-
-    return run_alone
+    return LoadedModel(run, compiled.get_property("INFERENCE_NUM_THREADS"))
 
 
 @cache
@@ -158,68 +148,41 @@ def _openvino_core():
     return openvino.Core()
 
 
-def _openvino_threads(*compiled) -> int:
-    return max(model.get_property("INFERENCE_NUM_THREADS") for model in compiled)
+def _run_in_buckets(by_length: dict, streams: int) -> Run:
+    """Run each row at the shortest bucket that holds it, as many rows at once as `streams`.
 
-
-def _bucket(by_length: dict, mask: np.ndarray) -> tuple[int, int]:
-    """How many word pieces of a row count, padding left out, and the shortest bucket for them."""
-    pieces = len(np.trim_zeros(mask, "b"))
-    fitting = [length for length in by_length if length >= pieces]
-    if not fitting:
-        raise ValueError(f"{pieces} word pieces do not fit the longest bucket, {max(by_length)}")
-    return pieces, min(fitting)
-
-
-def _run_in_buckets(by_length: dict) -> Run:
-    """Run each row at its own bucket, one after the other, through arrays that stay in memory."""
+    Each bucket has a request for each stream, with arrays for its inputs that stay in memory.
+    """
     import openvino
 
-    held = {}
+    free: dict[int, SimpleQueue] = {length: SimpleQueue() for length in by_length}
     for length, compiled in by_length.items():
-        request = compiled.create_infer_request()
-        arrays = [np.zeros((1, length), dtype=np.int64) for _ in range(2)]
-        for name, array in zip(("input_ids", "attention_mask"), arrays, strict=True):
-            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
-        held[length] = (request, *arrays, request.get_output_tensor(0).data)
+        for _ in range(streams):
+            request = compiled.create_infer_request()
+            arrays = [np.zeros((1, length), dtype=np.int64) for _ in range(2)]
+            for name, array in zip(("input_ids", "attention_mask"), arrays, strict=True):
+                request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+            free[length].put((request, *arrays, request.get_output_tensor(0).data))
 
     def run_row(input_ids, attention_mask):
-        pieces, length = _bucket(by_length, attention_mask)
-        request, ids, mask, logits = held[length]
-        ids[0, :pieces], ids[0, pieces:] = input_ids[:pieces], 0
-        mask[0, :pieces], mask[0, pieces:] = attention_mask[:pieces], 0
-        request.infer()
-        return logits.copy()
+        pieces = len(np.trim_zeros(attention_mask, "b"))  # padding left out
+        length = next((length for length in by_length if length >= pieces), None)
+        if length is None:
+            longest = max(by_length)
+            raise ValueError(f"{pieces} word pieces do not fit the longest bucket, {longest}")
+        request, ids, mask, logits = held = free[length].get()
+        try:
+            ids[0, :pieces], ids[0, pieces:] = input_ids[:pieces], 0
+            mask[0, :pieces], mask[0, pieces:] = attention_mask[:pieces], 0
+            request.infer()
+            return logits.copy()
+        finally:
+            free[length].put(held)
+
+    run_rows = map if streams == 1 else ThreadPoolExecutor(streams).map
 
     def run(input_ids, attention_mask):
-        rows = zip(input_ids, attention_mask, strict=True)
-        return np.concatenate([run_row(*row) for row in rows])
-
-    return run
-
-
-def _run_in_streams(by_length: dict) -> Run:
-    """Run the rows bucket by bucket, within a bucket as many at once as there are streams."""
-    import openvino
-
-    queues = {length: openvino.AsyncInferQueue(compiled) for length, compiled in by_length.items()}
-
-    def run(input_ids, attention_mask):
-        logits: list[np.ndarray | None] = [None] * len(input_ids)
-        chosen = [_bucket(by_length, mask) for mask in attention_mask]
-
-        def keep(request, row):
-            logits[row] = request.get_output_tensor(0).data[0].copy()
-
-        for length, queue in queues.items():
-            queue.set_callback(keep)
-            for row, (pieces, bucket) in enumerate(chosen):
-                if bucket == length:
-                    cut = (input_ids[row, :pieces], attention_mask[row, :pieces])
-                    ids, mask = (np.pad(values, (0, length - pieces))[None] for values in cut)
-                    queue.start_async({"input_ids": ids, "attention_mask": mask}, row)
-            queue.wait_all()
-        return np.stack(logits)
+        return np.concatenate(list(run_rows(run_row, input_ids, attention_mask)))
 
     return run
 

@@ -54,7 +54,6 @@ FROM_FOLDER = {
     "weights_only": True,
     "trust_remote_code": False,
 }
-_COMPILED_FROM = 5e9  # parameters x sentences from which compiling for a prediction pays
 _BLOCK = 8192  # sentences whose scores are kept together
 
 
@@ -94,7 +93,11 @@ def load_classifier(
             bring, or has other classes than ours or in another order.
     """
     if finished:
-        _check_labels(folder, labels)
+        named = AutoConfig.from_pretrained(folder, local_files_only=True).id2label
+        theirs = [named[i].lower() for i in sorted(named)]
+        ours = [label.lower() for label in labels]
+        if len(theirs) != len(ours) or (set(theirs) == set(ours) and theirs != ours):
+            raise ValueError(f"{folder} has the classes {theirs}, the data has {ours}")
     config = AutoConfig.from_pretrained(
         folder,
         local_files_only=True,
@@ -126,15 +129,6 @@ _SHAPE = {
     "intermediate": "intermediate_size",
     "vocabulary": "vocab_size",
 }
-
-
-def _check_labels(folder: Path, labels: Sequence[str]) -> None:
-    """Refuse a classifier with more or fewer classes, or that names them in another order."""
-    named = AutoConfig.from_pretrained(folder, local_files_only=True).id2label
-    theirs = [named[i].lower() for i in sorted(named)]
-    ours = [label.lower() for label in labels]
-    if len(theirs) != len(ours) or (set(theirs) == set(ours) and theirs != ours):
-        raise ValueError(f"{folder} has the classes {theirs}, the data has {ours}")
 
 
 def dropout_rates(dropout: float | None) -> dict[str, float]:
@@ -271,23 +265,18 @@ class _ProgressBar(TrainerCallback):
             print(f"{self.description}: {steps} steps, {rate:.0f} sentences a second")
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint that `Trainer` left in a folder, or None.
-
-    `trainer_state.json` is what `Trainer` writes last into a checkpoint.
-    """
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
 def run_training(trainer: Trainer, name: str) -> None:
     """Train, from the last checkpoint on if there is one; with 0 epochs, leave the model as is."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ProgressBar(name))
-    if trainer.args.num_train_epochs:
-        trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
-    else:
+    if not trainer.args.num_train_epochs:
         print(f"{name}: taken as it is")
+        return
+    # `Trainer` writes this file last: with it, a checkpoint is whole
+    found = Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json")
+    whole = [path.parent for path in found]
+    last = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    trainer.train(resume_from_checkpoint=last)
 
 
 def train_model(
@@ -387,18 +376,13 @@ def predict_logits(
     tokenizer: PreTrainedTokenizerBase,
     *,
     description: str = "predicting",
-    compiled: bool = True,
 ) -> np.ndarray:
     """Logits (n, classes) of a PyTorch classifier in FP32, on the device it lies on.
 
-    On a CPU a large model on many sentences runs through OpenVINO, equal within 1e-3, unless
-    `compiled` is False: its conversion does not follow a layer that has lost all its heads. (With
-    batches grouped by length, `Trainer.predict` returns its sampler's order, not the dataset's.)
+    (With batches grouped by length, `Trainer.predict` returns its sampler's order, not the
+    dataset's.)
     """
-    model = without_autocast(model).eval()
-    large = model.num_parameters() * len(dataset) > _COMPILED_FROM
-    large = large and compiled and model.device.type == "cpu"
-    run = _openvino(model, "f32") if large else _pytorch(model)
+    run = _pytorch(without_autocast(model).eval())
     return collect_rows(run, dataset, tokenizer, description=description)
 
 
@@ -416,40 +400,29 @@ def score_sentences(
     sentences out, and each gets all the logits. Scores are stored in the folder `keep`, so that a
     run that was killed goes on. Rows whose column `prediction` has scores already keep them.
     """
+    scores = np.full((len(dataset), model.config.num_labels), np.nan, dtype=np.float32)
     if "prediction" in dataset.column_names:
-        given = dataset["prediction"][:]
-        lacking = [i for i, scores in enumerate(given) if scores is None]
-        bare = dataset.remove_columns("prediction").select(lacking)
-        found = score_sentences(model, bare, tokenizer, description=description, keep=keep)
-        for i, scores in zip(lacking, found, strict=True):
-            given[i] = scores
-        return np.array(given, dtype=np.float32)
-    if not len(dataset):
-        return np.empty((0, model.config.num_labels), dtype=np.float32)
+        for row, given in zip(scores, dataset["prediction"], strict=True):
+            row[:] = np.nan if given is None else given
+    lacking = np.flatnonzero(np.isnan(scores[:, 0]))
+    if not len(lacking):
+        return scores
     model, state = without_autocast(model).eval(), PartialState()
-    run = None
     stamp = _checksum(model, dataset) if keep else 0
-    blocks = []
-    for start in range(0, len(dataset), _BLOCK):
-        stored = keep / f"{stamp}-{start}.npy" if keep else None
+    run = _fastest(model, state.device.type)
+    for block in np.split(lacking, range(_BLOCK, len(lacking), _BLOCK)):
+        stored = keep / f"{stamp}-{block[0]}.npy" if keep else None
         if stored and stored.exists():
-            blocks.append(np.load(stored))
+            scores[block] = np.load(stored)
             continue
-        precision = "bf16" if has_bf16(state.device.type) else "f32"
-        if run is None and state.device.type == "cpu":
-            run = _openvino(model, precision)
-        elif run is None:
-            run = _pytorch(model.to(state.device), autocast=precision == "bf16")
-        block = range(start, min(start + _BLOCK, len(dataset)))
-        with state.split_between_processes(list(block)) as own:
+        with state.split_between_processes(block.tolist()) as own:
             rows = collect_rows(run, dataset.select(own), tokenizer, description=description)
-        rows = np.concatenate(gather_object([rows])) if state.num_processes > 1 else rows
+        scores[block] = np.concatenate(gather_object([rows])) if state.num_processes > 1 else rows
         if stored and state.is_main_process:
             keep.mkdir(parents=True, exist_ok=True)
-            np.save(aside := stored.with_name("new.npy"), rows)
+            np.save(aside := stored.with_name("new.npy"), scores[block])
             aside.replace(stored)
-        blocks.append(rows)
-    return np.concatenate(blocks)
+    return scores
 
 
 def _checksum(model: PreTrainedModel, dataset: Dataset) -> int:
@@ -472,18 +445,18 @@ def _pytorch(model: PreTrainedModel, *, autocast: bool = False) -> Callable:
     return run
 
 
-def _openvino(model: PreTrainedModel, precision: str) -> Callable:
-    """Compile a PyTorch classifier on the CPU for batches of any shape, in "f32" or "bf16"."""
-    example = {name: torch.ones((2, 8), dtype=torch.int64) for name in _INPUTS}
+def _fastest(model: PreTrainedModel, device: str) -> Callable:
+    """Run a classifier in the fastest precision of a device; on a CPU, through OpenVINO."""
+    if device != "cpu":
+        return _pytorch(model.to(device), autocast=has_bf16(device))
+    names = ("input_ids", "attention_mask")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        example = {name: torch.ones((2, 8), dtype=torch.int64) for name in names}
         converted = ov.convert_model(model, example_input=example)
     settings = {
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": "bf16" if has_bf16(device) else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     compiled = ov.compile_model(converted, "CPU", settings)
-    return lambda batch: compiled([batch[name] for name in _INPUTS])[0]
-
-
-_INPUTS = ("input_ids", "attention_mask")
+    return lambda batch: compiled([batch[name] for name in names])[0]

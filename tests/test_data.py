@@ -83,15 +83,20 @@ def test_unlabelled_text_is_read_plain_and_compressed(tmp_path):
         assert load_text(tmp_path / name)["sentence"][:] == ["a fine film", "naïve — but fine"]
 
 
-def test_text_that_cannot_be_read_is_explained(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a file"):
-        load_text(tmp_path / "none.txt")
-    (tmp_path / "blank.txt").write_text("\n\n")
-    with pytest.raises(ValueError, match="holds no sentence"):
-        load_text(tmp_path / "blank.txt")
-    (tmp_path / "latin.txt").write_bytes(b"na\xefve\n")
-    with pytest.raises(ValueError, match="cannot be read as UTF-8"):
-        load_text(tmp_path / "latin.txt")
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("blank.txt", b"\n \n", "holds no sentence"),
+        ("latin.txt", b"na\xefve\n", "can't decode byte 0xef .*save it as UTF-8"),
+        ("words.xlsx", b"", "cannot be read; known are .csv"),
+        ("missing.txt", None, "holds no .csv"),
+    ],
+)
+def test_text_that_cannot_be_read_is_explained(tmp_path, name, content, complaint):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=complaint):
+        load_text(tmp_path / name)
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +106,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def write_lines(path, rows):
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps({"text": s, "label": n}) + "\n" for s, n in rows))
 
 
@@ -120,7 +126,6 @@ def some(count, word):
 
 def test_published_splits_are_kept_less_what_is_held_out(tmp_path):
     folder = tmp_path / "sst2"
-    folder.mkdir()
     leaked = [("DEV  7!", 1), ("test 3", 1)]
     write_lines(folder / "train.jsonl", some(200, "train") + leaked)
     write_lines(folder / "dev.jsonl", some(30, "dev"))
@@ -148,13 +153,10 @@ def test_a_split_whose_labels_are_hidden_is_passed_over(tmp_path):
 
 
 def test_training_sentences_may_come_from_another_source(tmp_path):
-    for name in ("sst2", "phrases"):
-        (tmp_path / name).mkdir()
-    write_lines(tmp_path / "sst2/train.jsonl", some(20, "whole"))
-    write_lines(tmp_path / "sst2/dev.jsonl", some(10, "dev"))
-    write_lines(tmp_path / "sst2/test.jsonl", some(10, "test"))
-    write_lines(tmp_path / "phrases/train.jsonl", [*some(50, "phrase"), ("dev 1", 0)])
-    data = load(tmp_path / "sst2", train=tmp_path / "phrases")
+    write_lines(tmp_path / "phrases.jsonl", [*some(50, "phrase"), ("dev 1", 0)])
+    for split in ("train", "dev", "test"):
+        write_lines(tmp_path / f"sst2/{split}.jsonl", some(20, split))
+    data = load(tmp_path / "sst2", train=tmp_path / "phrases.jsonl")
     assert set(data["labelled"]["sentence"]) == {f"phrase {i}" for i in range(50)}
 
 
@@ -205,29 +207,18 @@ def test_few_keep_their_label_and_the_others_are_text_alone(tmp_path):
     assert more["labelled"]["sentence"][:60] == draws[0]["labelled"]["sentence"][:]
 
 
-def test_labels_so_few_that_a_class_has_none_are_refused(tmp_path):
-    write_csv(tmp_path / "mine.csv", [(f"one {i}", "ab"[i % 100 == 0]) for i in range(900)])
-    with pytest.raises(ValueError, match=r"no labelled sentence of b: raise data.labels \(5\)"):
-        load(tmp_path / "mine.csv", labels=5)
-
-
-def test_classes_may_be_three_and_have_names(tmp_path):
-    names = ["good", "bad", "so-so"]
-    write_csv(tmp_path / "mine.csv", [(f"null {i}", names[i % 3]) for i in range(300)])
+@pytest.mark.parametrize(
+    ("named", "classes"),
+    [(["good", "bad", "so-so"], ("bad", "good", "so-so")), ([5, 4, 3, 2, 1], tuple("12345"))],
+)
+def test_classes_may_be_many_and_keep_their_order(tmp_path, named, classes):
+    write_csv(tmp_path / "mine.csv", [(f"NA {i}", named[i % len(named)]) for i in range(300)])
     data = load(tmp_path / "mine.csv")
-    assert class_names(data) == ("bad", "good", "so-so")
+    assert class_names(data) == classes
     for split in ("labelled", "dev", "test"):
         for row in data[split]:
             number = int(row["sentence"].split()[1])
-            assert class_names(data)[row["label"]] == names[number % 3]
-
-
-def test_stars_from_one_to_five_keep_their_order(tmp_path):
-    write_csv(tmp_path / "mine.csv", [(f"NA {i}", 5 - i % 5) for i in range(300)])
-    data = load(tmp_path / "mine.csv")
-    assert class_names(data) == ("1", "2", "3", "4", "5")
-    row = data["labelled"][0]
-    assert row["label"] == 4 - int(row["sentence"].split()[1]) % 5
+            assert classes[row["label"]] == str(named[number % len(named)])
 
 
 def test_words_that_pandas_takes_for_nothing_are_words(tmp_path):
@@ -236,23 +227,29 @@ def test_words_that_pandas_takes_for_nothing_are_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "complaint"),
+    ("files", "labels", "complaint"),
     [
-        ([(f"fine {i}", "good") for i in range(100)], "all training sentences have one label, 'g"),
-        ([("fine", 1), ("bad", 0)], "no sentence is left for"),
+        ({"train": [("fine", "good")] * 9}, 0, "no sentence is left for"),
+        ({"train": [(f"fine {i}", "good") for i in range(100)]}, 0, "have one label, 'good'"),
+        (
+            {"train": some(50, "one"), "test": [("two", 0), ("three", 7)]},
+            0,
+            "test has labels training lacks: 7",
+        ),
+        (
+            {"train": [(f"one {i}", "ab"[i % 100 == 0]) for i in range(900)]},
+            5,
+            r"no labelled sentence of b: raise data.labels \(5\)",
+        ),
+        ({}, 0, "holds no .csv, .tsv, .json"),
     ],
 )
-def test_what_cannot_be_learnt_or_tested_is_refused(tmp_path, rows, complaint):
-    write_csv(tmp_path / "mine.csv", rows)
+def test_what_cannot_be_learnt_or_tested_is_refused(tmp_path, files, labels, complaint):
+    (tmp_path / "mine").mkdir()
+    for name, rows in files.items():
+        write_csv(tmp_path / f"mine/{name}.csv", rows)
     with pytest.raises(ValueError, match=complaint):
-        load(tmp_path / "mine.csv")
-
-
-def test_a_class_that_training_lacks_is_refused(tmp_path):
-    write_csv(tmp_path / "train.csv", [(f"one {i}", "ab"[i % 2]) for i in range(50)])
-    write_csv(tmp_path / "test.csv", [("two", "a"), ("three", "c")])
-    with pytest.raises(ValueError, match="test has labels training lacks: c"):
-        load(tmp_path)
+        load(tmp_path / "mine", labels=labels)
 
 
 def test_what_is_in_two_splits_or_twice_is_left_out_with_a_warning(tmp_path):
@@ -268,12 +265,6 @@ def test_what_is_in_two_splits_or_twice_is_left_out_with_a_warning(tmp_path):
     write_csv(tmp_path / "mine.csv", [*some(200, "one"), ("ONE 3", 1), ("one 4", 1)])
     with pytest.warns(UserWarning, match="3 rows repeat a sentence"):
         load(tmp_path / "mine.csv")
-
-
-def test_a_folder_without_tables_is_explained(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no CSV, JSON lines or Parquet"):
-        load_labelled(tmp_path / "empty")
 
 
 def transfer(tmp_path, name, **changes):

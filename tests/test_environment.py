@@ -1,12 +1,13 @@
-"""Cores and quotas, read off the files of machines that this one is not."""
+"""Cores, read off the files of machines that this one is not."""
 
 import os
 
+import joblib
 import psutil
 import pytest
 
 from helpers import environment
-from helpers.environment import bind_to_cores, core_groups, cpu_quota, cpus_for, physical_cores
+from helpers.environment import bind_to_cores, core_groups, cpus_for, physical_cores
 
 
 def fake_topology(root, cores: dict[int, tuple[int, int]]):
@@ -42,34 +43,10 @@ def test_where_nothing_is_known_siblings_are_neighbours(tmp_path, monkeypatch):
     assert core_groups([0, 1], sysfs=tmp_path) == [[0], [1]]
 
 
-@pytest.mark.parametrize(
-    ("own", "files", "quota"),
-    [
-        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),  # version 2, in a container
-        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
-        ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2),
-        ("0::/not/here\n", {}, None),
-        (
-            "4:memory:/x\n3:cpu,cpuacct:/host/path\n",  # version 1, the host's path
-            {"cpu,cpuacct/cpu.cfs_quota_us": "50000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
-            0.5,
-        ),
-        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-    ],
-)
-def test_the_quota_of_a_container_is_read(tmp_path, own, files, quota):
-    (tmp_path / "own").write_text(own)
-    for name, content in files.items():
-        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "groups" / name).write_text(content)
-    assert cpu_quota(cgroups=tmp_path / "groups", own=tmp_path / "own") == quota
-    assert cpu_quota(cgroups=tmp_path, own=tmp_path / "none") is None  # not Linux
-
-
-@pytest.mark.parametrize(("quota", "cores"), [(None, 4), (8, 4), (2.5, 2), (0.5, 1)])
-def test_a_quota_bounds_the_cores(monkeypatch, quota, cores):
+@pytest.mark.parametrize(("allowed", "cores"), [(8, 4), (2, 2), (1, 1)])
+def test_a_quota_bounds_the_cores(monkeypatch, allowed, cores):
     monkeypatch.setattr(environment, "core_groups", lambda cpus: [[0], [1], [2], [3]])
-    monkeypatch.setattr(environment, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: allowed)
     assert physical_cores() == cores
 
 
