@@ -30,9 +30,14 @@ SMALL = (
     "teacher.architecture.intermediate=1024 teacher.architecture.vocabulary=30522 "
     "teacher.training.epochs=4 teacher.frozen_layers=0 baseline.architecture.layers=1"
 )
-# Verdicts on the data and the baseline: words alone tell these classes apart, so that TF-IDF and
-# INT8 make no mistake, and the baseline is one layer.
-OF_THE_DATA = ("the teacher beats TF-IDF", "INT8 is faster")
+# Verdicts that such sentences do not bear out: words alone tell the classes apart, so that neither
+# TF-IDF, nor the student without a teacher, nor INT8 makes a mistake; and the baseline is one layer.
+OF_THE_DATA = (
+    "the teacher beats TF-IDF",
+    "distilled, its logits are nearer",
+    "and it gives the teacher's answer",
+    "INT8 is faster",
+)
 
 
 def write_reviews(path, count: int = 450) -> None:

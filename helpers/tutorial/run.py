@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -58,10 +58,10 @@ class Display:
     def running(self, name: str) -> Iterator[None]:
         """Show that a notebook is at work."""
         self._name, self._began, self._cell = name, time.monotonic(), "starting"
-        shown = {"get_renderable": self._line, "refresh_per_second": 0.5, "transient": True}
         if not self._console.is_terminal:
             self.say(name, "begins")
-        with Live(console=self._console, **shown) if self._console.is_terminal else nullcontext():
+        line = {"get_renderable": self._line, "refresh_per_second": 0.5, "transient": True}
+        with Live(console=self._console, **line):
             yield
 
     def cell(self, cell, **_) -> None:
