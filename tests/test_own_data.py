@@ -30,8 +30,8 @@ SMALL = (
     "teacher.architecture.intermediate=1024 teacher.architecture.vocabulary=30522 "
     "teacher.training.epochs=4 teacher.frozen_layers=0 baseline.architecture.layers=1"
 )
-# Verdicts that such sentences do not bear out: words alone tell the classes apart, so that neither
-# TF-IDF, nor the student without a teacher, nor INT8 makes a mistake; and the baseline is one layer.
+# Verdicts that such sentences need not bear out: words alone tell the classes apart, so that no
+# model makes a mistake, with a teacher or without; and the baseline is one layer.
 OF_THE_DATA = (
     "the teacher beats TF-IDF",
     "distilled, its logits are nearer",

@@ -28,14 +28,6 @@ BLOG_SPEEDUP = 16.47
 # ends of the names of the rows that a reader sees first; notebook 5 has them all
 _SHOWN = ("PyTorch FP32", "INT8 dynamic", "INT8 static", "OpenVINO INT8", "engine INT8")
 _LEADING = ("05_frontier", "05_factors", "05_story")  # pictures at the top of the report
-_FROM_THE_NETWORK = (  # addresses that nbconvert would have a page load
-    "mathjax",
-    "require_js",
-    "mermaid_js",
-    "mermaid_layout_elk_js",
-    "jquery",
-    "jupyter_widgets_base",
-)
 # for a phone: nothing wider than the page but what scrolls by itself
 _STYLE = """<style>
 body { max-width: 60rem; margin: 0 auto; padding: 0 0.75rem; }
@@ -112,7 +104,7 @@ def write_report(folder: Path, results: dict, title: str) -> None:
         page.metadata = notebook.metadata
         page.cells.append(new_markdown_cell(f'<a id="{path.stem}"></a>\n\n---'))
         page.cells += [_readable(cell) for cell in notebook.cells]
-    nowhere = {f"{name}_url": "" for name in _FROM_THE_NETWORK}
+    nowhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
     exporter = HTMLExporter(template_name="lab", embed_images=True, **nowhere)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     resources = {"metadata": {"name": title, "path": str(NOTEBOOKS)}}
