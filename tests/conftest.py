@@ -14,8 +14,8 @@ from datasets import Dataset
 
 from helpers.data import LABELS, tokenize
 from helpers.export import export_onnx
-from helpers.training import load_tokenizer, untrained_classifier
-from helpers.tutorial.profile import ROOT, Section, load_profile
+from helpers.training import load_classifier, load_tokenizer, untrained_classifier
+from helpers.tutorial.profile import ROOT, load_profile
 
 SENTENCES = [
     "a gripping, funny and deeply moving film",
@@ -28,7 +28,7 @@ SENTENCES = [
 
 
 @pytest.fixture(scope="session")
-def tiny_architecture() -> Section:
+def tiny_architecture():
     small = {"layers": 2, "hidden": 32, "heads": 2, "intermediate": 64}
     return load_profile("laptop").student.architecture.model_copy(update=small)
 
@@ -58,8 +58,6 @@ def tiny_folder(tiny_model, tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny_folder, tiny_architecture) -> Path:
-    from helpers.training import load_classifier
-
     path = tiny_folder.parent / "student.onnx"
     export_onnx(load_classifier(tiny_folder, tiny_architecture), path)
     return path
@@ -76,8 +74,7 @@ def tiny_openvino(tiny_onnx) -> Path:
 
 @pytest.fixture(scope="session")
 def encoded(tokenizer) -> Dataset:
-    sentences = SENTENCES * 8
-    return tokenize(Dataset.from_dict({"sentence": sentences}), tokenizer, 64)
+    return tokenize(Dataset.from_dict({"sentence": SENTENCES * 8}), tokenizer, 64)
 
 
 def sha(content: bytes) -> str:
@@ -88,17 +85,13 @@ def wheel(
     name: str, members: dict[str, bytes], *, version: str = "1.0", needs: str = ""
 ) -> tuple[str, bytes]:
     """A wheel's file name and content."""
-    buffer = io.BytesIO()
-    info = f"{name}-{version}.dist-info"
+    buffer, info = io.BytesIO(), f"{name}-{version}.dist-info"
     notes = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     notes += f"Requires-Dist: {needs}\n" * bool(needs)
-    members = members | {
-        f"{info}/METADATA": notes.encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/RECORD": b"",
-    }
+    kind = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    own = {"METADATA": notes.encode(), "WHEEL": kind, "RECORD": b""}
     with zipfile.ZipFile(buffer, "w") as archive:
-        for path, content in members.items():
+        for path, content in (members | {f"{info}/{n}": c for n, c in own.items()}).items():
             archive.writestr(path, content)
     return f"{name}-{version}-py3-none-any.whl", buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""The runner on small notebooks of its own."""
+"""The runner, and the bundle of what it made, on small notebooks of their own."""
 
 import io
 import json
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import nbformat
 import psutil
@@ -17,8 +18,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from rich.console import Console
 from rich.text import Text
 
-from helpers.tutorial import report, run, steps
-from helpers.tutorial.profile import ROOT
+from helpers.tutorial import bundle, report, run, steps
+from helpers.tutorial.profile import ROOT, load_profile
+from tests.conftest import wheel
 
 PATCH = """
 from pathlib import Path
@@ -49,14 +51,12 @@ def project(tmp_path, monkeypatch):
     shutil.rmtree(ROOT / "artifacts" / name, ignore_errors=True)
 
 
-def results(project):
+def results():
     return ROOT / "artifacts" / os.environ["SET"].removeprefix("name=")
 
 
-def write(folder, number, *sources, tags=()):
+def write(folder, number, *sources):
     cells = [new_code_cell(source) for source in sources]
-    for cell in cells:
-        cell.metadata["tags"] = list(tags)
     nbformat.write(new_notebook(cells=cells), folder / f"{number}_a.ipynb")
 
 
@@ -65,27 +65,63 @@ def lesson(folder, number, needs=(), more=""):
     write(folder, number, patch, MAKES.format(number=number, needs=list(needs)) + more)
 
 
-def runs(project, number):
-    path = project / f"ran-{number}"
-    return len(path.read_text()) if path.exists() else 0
+def runs(project, *numbers):
+    paths = [project / f"ran-{number}" for number in numbers]
+    return [len(path.read_text()) if path.exists() else 0 for path in paths]
 
 
 def test_fresh_steps_are_skipped_and_changed_ones_run_again(project, capfd):
     lesson(project, "01")
     lesson(project, "02", needs=["01"])
     assert run.run_steps(["01", "02"]) == 0, capfd.readouterr()
-    assert "how long this takes is not known" in capfd.readouterr().out
+    capfd.readouterr()
     assert run.run_steps(["01", "02"]) == 0
     assert capfd.readouterr().out.count("fresh") == 2
     lesson(project, "02", needs=["01"], more="x = 1")
     assert run.run_steps(["01", "02"]) == 0
     printed = capfd.readouterr().out
-    assert "01_a  fresh\n" in printed and "02_a  fresh" not in printed
-    assert "before, this took 0 minutes" in printed
-    assert (runs(project, "01"), runs(project, "02")) == (1, 2)
-    assert run.run_steps(["01", "02"], force_from="02") == 0
-    assert (runs(project, "01"), runs(project, "02")) == (1, 3)
-    assert set(json.loads((results(project) / "times.json").read_text())) == {"01_a", "02_a"}
+    assert "01_a  fresh; about 0 min to go\n" in printed and "02_a  fresh" not in printed
+    assert runs(project, "01", "02") == [1, 2]
+    assert run.run_steps(["02"], force=True) == 0
+    assert runs(project, "01", "02") == [1, 3]
+    assert set(json.loads((results() / "times.json").read_text())) == {"01_a", "02_a"}
+
+
+def test_a_bundle_lets_anybody_enter_in_the_middle(project, monkeypatch, capsys):
+    numbers = [*run.MAIN_LINE, "06"]
+    for before, number in zip([None, *numbers], numbers, strict=False):
+        lesson(project, number, needs=[before] if before else [])
+    monkeypatch.setattr(bundle, "DEEPER", ["06"])
+    target = project / "new" / "results.zip"
+    assert bundle.bundle(target) == 1
+    assert "01.txt is missing. Run notebook 01 first" in capsys.readouterr().err
+    assert run.run_steps(run.MAIN_LINE) == 0
+    assert bundle.bundle(target) == bundle.bundle(project / "folder") == 0
+    clone = project / "clone"
+    with zipfile.ZipFile(target) as archive:
+        archive.extractall(clone)
+    for root in (clone, project / "folder"):
+        found = [steps.Step(n, load_profile(), root=root / "artifacts") for n in numbers]
+        assert [step.fault() for step in found[:-1]] == [None] * 5
+        assert "06.txt is missing" in found[-1].fault()
+    shutil.rmtree(results())
+    shutil.copytree(clone / "artifacts" / results().name, results())
+    assert run.run_steps(["03", "04", "05"], force=True) == run.run_steps(run.MAIN_LINE) == 0
+    assert runs(project, *run.MAIN_LINE) == [1, 1, 2, 2, 2]
+
+
+def test_a_wheelhouse_is_a_clone_with_its_packages(project, index, monkeypatch, capsys):
+    name, content = wheel("tiny", {"tiny.py": b""})
+    (index / name).write_bytes(content)
+    monkeypatch.setattr(bundle, "package_arguments", lambda _: [["tiny"]])
+    monkeypatch.setattr(bundle, "load_assets", dict)
+    monkeypatch.setattr(bundle, "bundle", lambda _: 1)  # nothing was run
+    assert bundle.wheelhouse(project / "stick") == 0
+    said = capsys.readouterr()
+    assert "left out: the blog's engine" in said.out and "no finished results" in said.out
+    assert (project / "stick/wheels" / name).exists()
+    assert (project / "stick/helpers/tutorial/setup.py").exists()
+    assert not (project / "stick/artifacts").exists()
 
 
 def test_what_is_missing_is_said_before_anything_runs(project, capfd):
@@ -94,7 +130,7 @@ def test_what_is_missing_is_said_before_anything_runs(project, capfd):
     write(project, "07", "open('seven', 'w')")
     assert run.run_steps(["06", "07"]) == 2
     errors = capfd.readouterr().err
-    assert f"{results(project).name}/05.txt is missing. Run notebook 05 first: " in errors
+    assert f"{results().name}/05.txt is missing. Run notebook 05 first: " in errors
     assert "python3 -m helpers.tutorial run --profile smoke" in errors and "--from 05" in errors
     assert not (project / "seven").exists()
 
@@ -134,19 +170,16 @@ def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project, na
     assert running.returncode == 130, errors
     assert f"interrupted in 01_a.ipynb ({name})" in errors
     resume = f'python3 -m helpers.tutorial run --profile smoke --set "{os.environ["SET"]}"\n'
-    assert resume in errors and resume in (results(project) / "run.log").read_text()
+    assert resume in errors and resume in (results() / "run.log").read_text()
     assert not psutil.wait_procs(kernels, timeout=10)[1]
-    left = {path.name for path in results(project).rglob("*") if path.is_file()}
-    assert not {name for name in left if "teacher" in name or "safetensors" in name} - {
-        "teacher.lock"
-    }
-    assert "01.json" not in left
+    left = {path.name for path in results().rglob("*") if path.is_file()}
+    assert not {"model.safetensors", "01.json"} & left
 
 
 def test_two_runs_at_once_are_refused(project, capfd):
     write(project, "01", "x = 1")
-    results(project).mkdir(parents=True)
-    with FileLock(results(project) / ".run.lock"):
+    results().mkdir(parents=True)
+    with FileLock(results() / ".run.lock"):
         assert run.run_steps(["01"]) == 2
     errors = capfd.readouterr().err
     assert "another run is at work in artifacts/test-" in errors and 'SET="name=..."' in errors
@@ -161,7 +194,7 @@ def test_a_failing_cell_stops_the_run_and_says_how_to_resume(project, capfd, mon
     assert "01_a.ipynb stopped" in errors and "no such thing" in errors
     assert f'to resume: make run PROFILE=smoke SET="{os.environ["SET"]}"\n' in errors
     assert not (project / "two").exists()
-    assert (results(project) / "executed/01_a.ipynb").exists()
+    assert (results() / "executed/01_a.ipynb").exists()
 
 
 def test_a_dead_kernel_is_explained(project, capfd):
@@ -171,40 +204,35 @@ def test_a_dead_kernel_is_explained(project, capfd):
     assert "the kernel died, most often for want of memory" in errors and "to resume" in errors
 
 
-@pytest.fixture
-def small_disk(project):
-    """The folder of the results on a disk of 200 kB."""
-    folder = results(project)
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", folder]
+@pytest.mark.parametrize("where", ["a cell", "the log"])
+def test_a_full_disk_ends_the_run_with_its_reason(project, capfd, where):
+    results().mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", results()]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-@pytest.mark.parametrize("where", ["a cell", "the log"])
-def test_a_full_disk_ends_the_run_with_its_reason(project, small_disk, capfd, where):
-    cell = {
-        "a cell": f"open({str(small_disk / 'x')!r}, 'w').write('x' * 10**6)",
+    cells = {
+        "a cell": f"open({str(results() / 'x')!r}, 'w').write('x' * 10**6)",
         "the log": "print('x' * 10**6)",
-    }[where]
-    write(project, "01", cell)
-    assert run.run_steps(["01"]) == 1
-    errors = capfd.readouterr().err
-    assert "No space left on device" in errors and "to resume: " in errors
-    assert not list(small_disk.rglob("*.new"))
+    }
+    write(project, "01", cells[where])
+    try:
+        assert run.run_steps(["01"]) == 1
+        errors = capfd.readouterr().err
+        assert "No space left on device" in errors and "to resume: " in errors
+        assert not list(results().rglob("*.new"))
+    finally:
+        subprocess.run(["umount", results()], check=True)
 
 
 def test_results_that_cannot_be_written_are_one_line(project, capfd):
     write(project, "01", "x = 1")
-    results(project).parent.mkdir(exist_ok=True)
-    results(project).write_text("a file")
+    results().parent.mkdir(exist_ok=True)
+    results().write_text("a file")
     try:
         assert run.run_steps(["01"]) == 1
-        assert f"error: artifacts/{results(project).name} cannot be" in capfd.readouterr().err
+        assert f"error: artifacts/{results().name} cannot be" in capfd.readouterr().err
     finally:
-        results(project).unlink()
+        results().unlink()
 
 
 def test_an_unknown_step_or_profile_is_named(project, capfd, monkeypatch):
@@ -216,33 +244,38 @@ def test_an_unknown_step_or_profile_is_named(project, capfd, monkeypatch):
     assert "known profiles: blog, blog-train, laptop, pretrain, smoke" in capfd.readouterr().err
 
 
-COUNT = "import os; open(f'trained-{os.environ[\"RANK\"]}-of-{os.environ[\"WORLD_SIZE\"]}', 'w')"
+TRAIN = """
+import os
+if "RANK" in os.environ:
+    open(f"trained-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}", "w")
+"""
 
 
 def test_several_processes_train_before_the_notebook_runs(project, monkeypatch):
     monkeypatch.chdir(project)
-    both = [new_code_cell(f"import os\nif 'RANK' in os.environ: {COUNT}"), new_code_cell("1 / 1")]
-    both[1].source, both[1].metadata["tags"] = "open('alone', 'a').write('x')", ["single"]
-    nbformat.write(new_notebook(cells=both), project / "01_a.ipynb")
+    alone = new_code_cell("open('alone', 'a').write('x')", metadata={"tags": ["single"]})
+    cells = [new_code_cell(TRAIN), alone]
+    nbformat.write(new_notebook(cells=cells), project / "01_a.ipynb")
     write(project, "02", "import os\nassert 'RANK' not in os.environ")
     assert run.run_steps(["01", "02"], processes=2) == 0
     assert {p.name for p in project.glob("trained-*")} == {"trained-0-of-2", "trained-1-of-2"}
     assert (project / "alone").read_text() == "x"
 
 
-def test_the_runner_hardly_takes_any_time_of_a_core():
+def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
+    monkeypatch.setattr(run, "_SAMPLING_S", 2)
     children = [subprocess.Popen(["sleep", "60"]) for _ in range(4)]
     display = run.Display({"01_a": 1.0}, Console(file=io.StringIO(), force_terminal=True))
-    with display.running("01_a"), run.PeakMemory() as memory:
-        time.sleep(1)  # what begins once
-        began, used = time.monotonic(), time.process_time()
-        time.sleep(2 * run._SAMPLING_S)
-        share = (time.process_time() - used) / (time.monotonic() - began)
+    used = []
+    with display.running("01_a"):
+        watched = lambda: (time.sleep(1), used.append(time.process_time()), time.sleep(8))  # noqa: E731
+        gigabytes = run._attend(watched)
+        share = (time.process_time() - used[0]) / 8
     for child in children:
         child.kill()
         child.wait()
-    assert share < 0.01
-    assert 0.01 < memory.gigabytes < 100
+    assert share < 0.02
+    assert 0.01 < gigabytes < 100
 
 
 def test_what_remains_follows_the_pace_of_this_run(monkeypatch):
@@ -261,24 +294,16 @@ def test_what_remains_follows_the_pace_of_this_run(monkeypatch):
     assert run.Display({"a": 1.0, "new": None}).remaining() is None
 
 
-def test_a_narrow_terminal_cuts_the_cell_alone(monkeypatch):
+def test_a_narrow_terminal_cuts_the_cell_alone():
     console = Console(file=io.StringIO(), force_terminal=True, width=70)
     display = run.Display({"01_finetune_teacher": 5.0}, console)
     with display.running("01_finetune_teacher"):
-        display.cell(3, 9, "\nrows = [" + "a long line " * 20)
+        display.cell(new_code_cell("\nrows = [" + "a long line " * 20), cell_index=3)
     display.done("01_finetune_teacher", 1.5, 2.0)
     shown = Text.from_ansi(console.file.getvalue()).plain
-    assert "about 5 min to go  cell 3/9: rows" in shown and "\u2026" in shown
+    assert "about 5 min to go  rows = [a long" in shown and "\u2026" in shown
     assert "01_finetune_teacher   1.5 min  2.0 GB" in shown
     assert max(map(len, shown.splitlines())) <= 70
-
-
-def test_too_little_memory_is_said_beforehand(capsys):
-    free = psutil.virtual_memory().available / 1e9
-    profile = steps.Profile.model_construct(name="x", description="y")
-    run._forecast(profile, [{"minutes": 7.4, "gigabytes": free + 100}])
-    printed = capsys.readouterr().out
-    assert "before, this took 7 minutes" in printed and "warning: only" in printed
 
 
 def test_a_damaged_record_of_times_is_passed_over(tmp_path):

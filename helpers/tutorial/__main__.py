@@ -25,18 +25,13 @@ COMMANDS = {
     "run": "notebooks 01 to 05; what is fresh is skipped",
     "deeper": "notebooks 06 to 10, or one of them",
     "lab": "JupyterLab on the notebooks",
-    "test": "unit tests, all notebooks under nbval in the profile smoke, one in a browser",
+    "test": "unit tests, and notebooks under nbval in the profile smoke",
     "engine": "the blog's engine, in an environment of its own (Linux on x86-64)",
     "bundle": "finished results to start from, in a folder or a .zip",
     "wheelhouse": "all that run, test and lab need, in a folder for a USB stick",
     "assets": "fetch the data and weights of the profile",
     "setup": "only make .venv; --here installs into this Python's environment",
     "lint": "ruff on code and notebooks",
-    "seeds": "notebooks 01 to 04 with other seeds, for the table of their spread",
-    "readme": "render the tables and the picture from results/",
-    "lock": "resolve requirements.txt anew into the locks",
-    "newest": "lift each pin to the newest that resolves, and lock",
-    "audit": "known vulnerabilities in what is installed; SECURITY.md lists the accepted",
     "clean": "remove .venv, .engine, .home and artifacts",
     "help": "this list",
 }
@@ -46,58 +41,28 @@ def main() -> int:
     """Run one command; returns the exit status."""
     parser = _parser()
     options = parser.parse_args()
-    command = options.command
     os.chdir(ROOT)
     for name in ("profile", "set"):
         if getattr(options, name, None):
             os.environ[name.upper()] = getattr(options, name)
-    if command == "help":
+    if options.command == "help":
         parser.print_help()
         return 0
-    if command == "clean":
+    if options.command == "clean":
         for name in (".venv", ".engine", ".home", ".tested", "artifacts"):
             shutil.rmtree(ROOT / name, ignore_errors=True)
         return 0
     try:
-        if command == "engine":
+        if options.command == "engine":
             prepare_engine()
             return 0
         python = prepare(here=getattr(options, "here", False))
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if command == "setup":
+    if options.command == "setup":
         return 0
-    if not is_ready(sys.prefix):
-        return _again(python)
-    return _dispatch(options)
-
-
-def _dispatch(options: argparse.Namespace) -> int:
-    """Run a command that needs the packages, now that they are there."""
-    from helpers.tutorial import bundle, packages
-
-    actions = {
-        "run": lambda: _notebooks(options),
-        "deeper": lambda: _notebooks(options),
-        "lab": lambda: (
-            run_module("helpers.tutorial.sources")
-            or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
-        ),
-        "test": lambda: _test(options),
-        "bundle": lambda: bundle.bundle(options.target.absolute()),
-        "wheelhouse": lambda: bundle.wheelhouse(options.target.absolute()),
-        "assets": lambda: run_module("helpers.tutorial.sources"),
-        "lint": lambda: (
-            run_module("ruff", "check", ".") or run_module("ruff", "format", "--check", ".")
-        ),
-        "seeds": lambda: _seeds(options.seeds),
-        "readme": lambda: run_module("helpers.tutorial.report"),
-        "lock": packages.lock,
-        "newest": packages.newest,
-        "audit": packages.audit,
-    }
-    return actions[options.command]()
+    return _dispatch(options) if is_ready(sys.prefix) else _again(python)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,18 +78,34 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--to", dest="last", metavar="NN", help="and no further")
             one.add_argument("--processes", type=int, default=1, metavar="N", help="to train in")
             one.add_argument("--refresh", action="store_true", help="commit it as the reference")
-        if name == "test":
-            one.add_argument("--deeper", action="store_true", help="the deeper notebooks too")
-            one.add_argument("--browser", action="store_true", help="notebook 5 in JupyterLab too")
         if name == "deeper":
             one.add_argument("only", nargs="?", metavar="NN", help="this one alone")
+        if name == "test":
+            one.add_argument("--deeper", action="store_true", help="the deeper notebooks too")
         if name in ("bundle", "wheelhouse"):
             one.add_argument("target", type=Path, metavar="DIR", help="made where it is missing")
-        if name == "seeds":
-            one.add_argument("seeds", type=int, nargs="*", default=[43, 44], metavar="SEED")
         if name == "setup":
             one.add_argument("--here", action="store_true", help="for conda and Colab")
     return parser
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    """Run a command that needs the packages, now that they are there."""
+    from helpers.tutorial import bundle
+
+    command = options.command
+    if command in ("run", "deeper"):
+        return _notebooks(options)
+    if command == "test":
+        return _test(deeper=options.deeper)
+    if command == "lint":
+        return run_module("ruff", "check", ".") or run_module("ruff", "format", "--check", ".")
+    if command in ("bundle", "wheelhouse"):
+        return getattr(bundle, command)(options.target.absolute())
+    status = run_module("helpers.tutorial.sources")
+    if command == "lab":
+        status = status or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
+    return status
 
 
 def _again(python: Path) -> int:
@@ -151,42 +132,26 @@ def _notebooks(options: argparse.Namespace) -> int:
             print(f"error: {options.command} has {', '.join(known)}, no {number}", file=sys.stderr)
             return 2
     numbers = [n for n in known if (first or known[0]) <= n <= (last or known[-1])]
-    return run_steps(
-        numbers, force_from=first, processes=options.processes, refresh=options.refresh
-    )
+    choices = {"processes": options.processes, "refresh": options.refresh}
+    return run_steps(numbers, force=bool(first), **choices)
 
 
-def _test(options: argparse.Namespace) -> int:
-    from helpers.tutorial.run import MAIN_LINE
-
+def _test(*, deeper: bool) -> int:
     one_thread, smoke = {"OMP_NUM_THREADS": "1"}, {"PROFILE": "smoke"}
     for name in ("PROFILE", "SET"):
         os.environ.pop(name, None)
     tested = ROOT / ".tested"  # beside notebooks/, whose relative paths hold there too
     together = ("--numprocesses=2", "--dist=loadfile")
+    nbval = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--durations=5")
     status = run_module("helpers.tutorial.sources", **smoke)
     status = status or run_module("pytest", "tests", *together, **one_thread)
     shutil.rmtree(ROOT / "artifacts/smoke", ignore_errors=True)
     status = status or run_module("tests.solutions", tested)
-    nbval = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--durations=5")
-    copies = sorted(tested.glob("*.ipynb"))
-    main_line = [path for path in copies if path.name[:2] in MAIN_LINE]
-    deeper = [path for path in copies if path.name[:2] not in MAIN_LINE]
-    status = status or run_module("pytest", *nbval, *main_line, **smoke)
-    if options.browser:
-        browser = ("tests/test_jupyterlab.py", "-m", "browser")
-        status = status or run_module("pytest", *browser, **smoke)
-    if options.deeper:
-        status = status or run_module("pytest", *nbval, *together, *deeper, **smoke, **one_thread)
+    status = status or run_module("pytest", *nbval, *sorted(tested.glob("0[1-5]*")), **smoke)
+    if deeper:
+        others = sorted(tested.glob("0[6-9]*")) + sorted(tested.glob("10*"))
+        status = status or run_module("pytest", *nbval, *together, *others, **smoke, **one_thread)
     return status
-
-
-def _seeds(seeds: list[int]) -> int:
-    for seed in seeds:
-        changes = f"name=laptop-seed-{seed} seed={seed}"
-        if status := run_module("helpers.tutorial", "run", "--to", "04", SET=changes):
-            return status
-    return run_module("helpers.tutorial.report", "--seeds", *seeds)
 
 
 if __name__ == "__main__":

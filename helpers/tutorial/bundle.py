@@ -11,11 +11,12 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
+import zipfile
 from pathlib import Path
 
 from helpers.tutorial.profile import ROOT, Profile, ProfileError, load_profile
 from helpers.tutorial.run import DEEPER, MAIN_LINE
+from helpers.tutorial.setup import package_arguments
 from helpers.tutorial.sources import (
     MAIN,
     SourceError,
@@ -25,8 +26,6 @@ from helpers.tutorial.sources import (
 )
 from helpers.tutorial.steps import Step, StepError
 
-_BESIDE = ("story.json", "times.json")
-
 
 def finished_files(profile: Profile) -> list[Path]:
     """The results of a finished run with their records, and of the deeper notebooks that were run.
@@ -34,18 +33,13 @@ def finished_files(profile: Profile) -> list[Path]:
     Raises:
         StepError: a notebook of the main line has not been run, or its results no longer fit.
     """
-    steps = [Step(number, profile) for number in MAIN_LINE]
-    for step in steps:
-        if fault := step.fault():
-            raise StepError(fault)
-    for number in DEEPER:
-        try:
-            step = Step(number, profile)
-        except ValueError:  # there is no such notebook
-            continue
-        steps += [step] if not step.fault() else []
-    found = [file for step in steps for file in step.files()]
-    beside = [steps[0].folder / name for name in _BESIDE]
+    steps = [Step(number, profile) for number in (*MAIN_LINE, *DEEPER)]
+    faults = {step.number: step.fault() for step in steps}
+    for number in MAIN_LINE:
+        if faults[number]:
+            raise StepError(faults[number])
+    found = [file for step in steps if not faults[step.number] for file in step.files()]
+    beside = [steps[0].folder / name for name in ("story.json", "times.json")]
     return found + [path for path in beside if path.exists()]
 
 
@@ -57,15 +51,13 @@ def bundle(target: Path) -> int:
     try:
         profile = load_profile()
         files = finished_files(profile)
-        with tempfile.TemporaryDirectory(dir=target.absolute().parent) as scratch:
-            packed = target.suffix == ".zip"
-            folder = Path(scratch) if packed else target
-            for file in files:
-                copy = folder / file.relative_to(ROOT)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, copy)
-            if packed:
-                shutil.make_archive(str(target.with_suffix("")), "zip", scratch)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".zip":
+            with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in files:
+                    archive.write(file, file.relative_to(ROOT))
+        else:
+            _copy(files, target)
     except (ProfileError, StepError, OSError) as error:
         print(f"error: {target}: {error}", file=sys.stderr)
         return 1
@@ -77,18 +69,25 @@ def bundle(target: Path) -> int:
 
 def wheelhouse(target: Path) -> int:
     """Gather into the folder all that run, test and lab need; returns the exit status."""
+    wheels = target / "wheels"
     try:
-        copy_repository(target)
-        gather_packages(target / "wheels")
+        _copy(_tracked_files(), target)
+        for arguments in package_arguments(sys.executable):
+            pip_download(wheels, *arguments)
         profiles = [load_profile(), load_profile("smoke")]
         wanted = {reference for p in profiles for reference in p.references(*MAIN).values()}
         for name in sorted(wanted & set(load_assets())):
-            download_archives(load_assets()[name], target / "wheels")
+            download_archives(load_assets()[name], wheels)
     except (SourceError, ProfileError, OSError) as error:
         print(f"error: {target} is not complete: {error}", file=sys.stderr)
         print("Run the same again: what is there already is kept.", file=sys.stderr)
         return 1
-    size = sum(path.stat().st_size for path in (target / "wheels").iterdir()) / 1e9
+    try:
+        engine = ROOT / "requirements-engine.txt"
+        pip_download(wheels, "--no-deps", "--require-hashes", "--requirement", engine)
+    except SourceError as error:
+        print(f"left out: the blog's engine: {error}")
+    size = sum(path.stat().st_size for path in wheels.iterdir()) / 1e9
     kind = f"Python {'.'.join(platform.python_version_tuple()[:2])} on {platform.system()}"
     print(f"{target}: {size:.1f} GB in wheels/, for {kind}, {platform.machine()}.")
     print("For other machines or Pythons, run the same on one of each kind, into this folder.")
@@ -98,35 +97,19 @@ def wheelhouse(target: Path) -> int:
     return 0
 
 
-def copy_repository(target: Path, *, source: Path = ROOT) -> None:
-    """Copy the files that git tracks, as they are in the working tree.
-
-    Raises:
-        SourceError: the source is no clone, such as a folder that was gathered before.
-    """
-    command = ["git", "-C", source, "ls-files", "-z"]
+def _tracked_files() -> list[Path]:
+    """The files that git tracks; what is not committed of them goes along."""
+    command = ["git", "-C", ROOT, "ls-files", "-z"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
-    tracked = [name for name in done.stdout.split("\0") if name and (source / name).exists()]
-    if not tracked:
-        raise SourceError(f"{source} is no clone made by git: {done.stderr.strip() or 'no files'}")
-    for name in tracked:
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source / name, path)
+    found = [ROOT / name for name in done.stdout.split("\0") if name]
+    if not found:
+        raise SourceError(f"{ROOT} is no clone made by git: {done.stderr.strip() or 'no files'}")
+    return [path for path in found if path.exists()]
 
 
-def gather_packages(wheels: Path) -> None:
-    """Download the packages as set-up would take them, and the blog's engine if possible.
-
-    Raises:
-        SourceError: pip could not download one.
-    """
-    from helpers.tutorial.setup import package_arguments
-
-    for arguments in package_arguments(sys.executable):
-        pip_download(wheels, *arguments)
-    try:
-        engine = ROOT / "requirements-engine.txt"
-        pip_download(wheels, "--no-deps", "--require-hashes", "--requirement", engine)
-    except SourceError as error:
-        print(f"left out: the blog's engine: {error}")
+def _copy(files: list[Path], target: Path) -> None:
+    """Copy files of the repository to the same places in another folder."""
+    for file in files:
+        copy = target / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)

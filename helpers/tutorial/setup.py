@@ -26,10 +26,8 @@ LOCKS = (ROOT / "requirements.lock", ROOT / "requirements-torch.lock")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own: builds without CUDA
 _HASHED = ["--require-hashes", "--no-deps", "--requirement"]
 _LARGE_MB = 30
-_PROBE = (
-    "import sys, importlib.util as u; "
-    "print(sys.executable, '%d.%d' % sys.version_info[:2], bool(u.find_spec('ensurepip')), sep='|')"
-)
+_MARK = ".tutorial-ready"  # in an environment: the digest of the locks it was made from
+_PROBE = "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2], sep='|')"
 
 
 class SetupError(RuntimeError):
@@ -54,7 +52,7 @@ def shown(command: str, **options: str) -> str:
 
 def is_ready(prefix: str | Path) -> bool:
     """Whether an environment holds what the locks say."""
-    mark = Path(prefix, ".tutorial-ready")
+    mark = Path(prefix, _MARK)
     return mark.exists() and mark.read_text(encoding="utf-8") == _digest()
 
 
@@ -69,7 +67,7 @@ def prepare(*, here: bool = False) -> Path:
     _use_what_is_at_hand()
     here = here or is_ready(sys.prefix) or Path(sys.prefix) == VENV
     prefix, python = (Path(sys.prefix), Path(sys.executable)) if here else (VENV, _python_of(VENV))
-    works = _probe([str(python)])
+    works = _ask([python, "--version"]) is not None
     if works and is_ready(prefix):
         return python
     began = time.monotonic()
@@ -84,7 +82,7 @@ def prepare(*, here: bool = False) -> Path:
     _pip_install(python, *torch)
     print("set-up 4 of 4: this repository", flush=True)
     _pip_install(python, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
-    Path(prefix, ".tutorial-ready").write_text(_digest(), encoding="utf-8")
+    Path(prefix, _MARK).write_text(_digest(), encoding="utf-8")
     print(f"set-up took {time.monotonic() - began:.0f} s", flush=True)
     return python
 
@@ -139,24 +137,21 @@ def find_python(
     commands = [[sys.executable], ["python3"], *([f"python{v}"] for v in versions), ["python"]]
     if os.name == "nt":
         commands += [["py", f"-{version}"] for version in versions]
-    seen, bare = [], ""
+    seen, lacks = {}, ""
     for command in [[named]] if named else commands:
-        if found := _probe(command):
-            path, version, has_venv = found
-            if version in versions and has_venv:
+        path, _, version = (_ask([*command, "-c", _PROBE]) or "").strip().partition("|")
+        if version in versions:
+            if _ask([path, "-c", "import ensurepip"]) is not None:
                 return path
-            seen.append(f"{command[0]} is {version}")
-            bare = bare or (version if version in versions else "")
+            lacks = f"Python {version} is here without venv. On Debian and Ubuntu its package is "
+            lacks += f"python{version}-venv: sudo apt install python{version}-venv"
+        seen[command[0]] = f"{command[0]} is {version}" if version else ""
     if not named and (path := _python_through_uv(fetched)):
         return path
-    if bare:
-        raise SetupError(
-            f"Python {bare} is here without venv. On Debian and Ubuntu its package is "
-            f"python{bare}-venv: sudo apt install python{bare}-venv"
-        )
+    there = "; ".join(filter(None, seen.values())) or f"{named or 'python3'} was not found"
     raise SetupError(
-        f"Python {', '.join(versions[:-1])} or {versions[-1]} is needed; "
-        f"{'; '.join(dict.fromkeys(seen)) or f'{named or commands[1][0]} was not found'}. "
+        lacks
+        or f"Python {', '.join(versions[:-1])} or {versions[-1]} is needed; {there}. "
         f"Install one, or uv, which brings one, or name one: PYTHON=/path/to/python{fetched}"
     )
 
@@ -205,30 +200,17 @@ def _make_venv(base: str, target: Path) -> None:
 
 
 def _pip_install(python: Path, *arguments: str) -> None:
-    """Run pip; a person sees what is large of what it says, and all errors."""
+    """Run pip; of what it says a person sees what is large, and all errors."""
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", *arguments]
-    version = re.match(r"pip (\d+)\.(\d+)", _ask([python, "-m", "pip", "--version"]) or "")
-    watched = sys.stdout.isatty()
-    raw = watched and version and tuple(map(int, version.groups())) >= (24, 1)
-    command.append(f"--progress-bar={'raw' if raw else 'off'}")
-    said, count, name = [], 0, ""
+    command.append("--progress-bar=off")
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    said = []
     with subprocess.Popen(command, errors="replace", **piped) as running:
         for line in running.stdout:
-            if share := re.match(r"Progress (\d+) of (\d+)", line):
-                percent = 100 * int(share[1]) // max(int(share[2]), 1)
-                print(f"\r  {count} packages; {name} {percent} %\033[K", end="", flush=True)
-                continue
             said.append(line)
-            count += line.startswith(("Collecting", "Processing"))
-            if size := re.search(r"Downloading (\S+) \(([\d.]+) (k|M|G)B\)", line):
-                name = size[1].rpartition("/")[2].split("-")[0]
-                megabytes = float(size[2]) * {"k": 0.001, "M": 1, "G": 1000}[size[3]]
-                if megabytes >= _LARGE_MB and not watched:
-                    print(f"  {name}: {megabytes:.0f} MB", flush=True)
-            if watched:
-                print(f"\r  {count} packages; {name}\033[K", end="", flush=True)
-    print("\r\033[K" if watched else "", end="")
+            size = re.search(r"Downloading (?:\S*/)?([^\s-]+)\S* \(([\d.]+) ([MG])B\)", line)
+            if size and (size[3] == "G" or float(size[2]) >= _LARGE_MB):
+                print(f"  {size[1]}: {size[2]} {size[3]}B", flush=True)
     if running.returncode:
         first = next((i for i, line in enumerate(said) if line.startswith("ERROR")), -20)
         hint = "wheels/ lacks what this machine and Python need: gather it on one of its kind "
@@ -253,9 +235,3 @@ def _ask(command: Sequence[str | Path], seconds: float = 60) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if done.returncode else done.stdout
-
-
-def _probe(command: Sequence[str]) -> tuple[str, str, bool] | None:
-    """Path and version of an interpreter, and whether it can make a virtual environment."""
-    found = re.fullmatch(r"(.+)\|(\d+\.\d+)\|(\w+)\s*", _ask([*command, "-c", _PROBE]) or "")
-    return (found[1], found[2], found[3] == "True") if found else None

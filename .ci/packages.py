@@ -1,6 +1,11 @@
-"""The pins and the locks: resolved anew, lifted, and asked about known vulnerabilities."""
+"""For maintainers: the pins and the locks resolved anew, lifted, asked about vulnerabilities.
 
+`.venv/bin/python .ci/packages.py COMMAND`, of `lock`, `newest` and `audit`.
+"""
+
+import argparse
 import re
+import sys
 from pathlib import Path
 
 from helpers.tutorial.setup import LOCKS, ROOT, VENV, run_module
@@ -24,7 +29,7 @@ def lock(*, upgrade: bool = False) -> int:
     of_torch = [entry for entry in entries if _FOR_TORCH.match(entry)]
     others = [entry for entry in entries if not _FOR_TORCH.match(entry)]
     for path, kept in zip(LOCKS, (others, of_torch), strict=True):
-        heading = "# Made from requirements.txt by `python -m helpers.tutorial lock`.\n"
+        heading = "# Made from requirements.txt by `.ci/packages.py lock`.\n"
         path.write_text(heading + "".join(kept), encoding="utf-8")
     return 0
 
@@ -43,7 +48,7 @@ def newest() -> int:
 
 
 def audit() -> int:
-    """Ask the Python advisory database about what is installed, less what is accepted."""
+    """Ask the Python advisory database about what is installed, less what SECURITY.md accepts."""
     security = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     accepted = re.findall(r"^\| ((?:CVE|GHSA|PYSEC)-\S+)", security, re.MULTILINE)
     folders = [path for env in (VENV, ROOT / ".engine") for path in env.rglob("site-packages")]
@@ -59,3 +64,11 @@ def _resolve(wanted: Path, target: Path, *, upgrade: bool) -> int:
     if upgrade:
         options.append("--upgrade")
     return run_module("uv", "pip", "compile", *options, wanted, BY_ITSELF)
+
+
+COMMANDS = {"lock": lock, "newest": newest, "audit": audit}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    sys.exit(COMMANDS[parser.parse_args().command]())

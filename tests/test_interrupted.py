@@ -1,0 +1,83 @@
+"""Notebooks 1 to 3 killed at random moments and run again: all is whole, and the end the same."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from helpers.tutorial.profile import ROOT, load_profile
+from helpers.tutorial.steps import Step
+from tests.test_own_data import SMALL, write_reviews
+
+STEPS = ("01", "02", "03")
+KILLS = int(os.environ.get("KILLS", "8"))
+RUN = "import sys; from helpers.tutorial.run import run_steps; sys.exit(run_steps(sys.argv[1:]))"
+CHECKPOINTS = (
+    "teacher.training.checkpoints=3 student.gold.checkpoints=3 student.distil.checkpoints=3"
+)
+
+
+def start() -> subprocess.Popen:
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", RUN, *STEPS], cwd=ROOT, **pipes)
+
+
+def kill(running: subprocess.Popen) -> None:
+    """End the runner and its kernel where they stand."""
+    main = psutil.Process(running.pid)
+    family = [main, *main.children(recursive=True)]
+    for process in family:
+        process.kill()
+    running.communicate()
+    assert not psutil.wait_procs(family[1:], timeout=60)[1]
+
+
+def logits(folder) -> dict[str, np.ndarray]:
+    stored = [np.load(folder / f"predictions_{number}.npz") for number in STEPS]
+    return {name: values for one in stored for name, values in one.items()}
+
+
+@pytest.mark.slow
+def test_what_is_killed_at_random_ends_as_what_is_not(tmp_path, monkeypatch):
+    write_reviews(tmp_path / "mine.csv")
+    monkeypatch.setenv("PROFILE", "smoke")
+    rng = random.Random(seed := random.SystemRandom().randrange(10**6))
+    folders = [ROOT / "artifacts" / f"test-{os.getpid()}-{n}" for n in ("whole", "killed")]
+    whole, killed = folders
+    settings = f"data.source={tmp_path / 'mine.csv'} {SMALL} {CHECKPOINTS}"
+    try:
+        monkeypatch.setenv("SET", f"name={whole.name} {settings}")
+        began = time.monotonic()
+        running = start()
+        errors = running.communicate()[1]
+        assert running.returncode == 0, errors
+        seconds = time.monotonic() - began
+        monkeypatch.setenv("SET", f"name={killed.name} {settings}")
+        moments = [rng.uniform(0.05, 0.4) * seconds for _ in range(KILLS)]
+        done = 0
+        for moment in [*moments, None]:
+            running = start()
+            try:
+                errors = running.communicate(timeout=moment)[1]
+                break
+            except subprocess.TimeoutExpired:
+                kill(running)
+                done += 1
+        print(f"seed {seed}: {seconds:.0f} s, killed {done} times")
+        assert running.returncode == 0, errors
+        assert done > 1
+        assert Step("03", load_profile()).fault() is None
+        assert not [path for path in (killed / ".saving").iterdir() if path.is_dir()]
+        before, after = logits(whole), logits(killed)
+        assert before.keys() == after.keys()
+        for name, values in before.items():
+            np.testing.assert_array_equal(after[name], values, err_msg=name)
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
