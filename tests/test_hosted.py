@@ -39,7 +39,7 @@ def test_the_cells_and_the_buttons_lead_to_the_same_repository():
     assert len(texts) == 3 and all(f"/{name}" in text for text in texts), texts
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Colab is Linux")
+@pytest.mark.skipif(os.name == "nt" or not (ROOT / ".git").exists(), reason="no clone, or no bash")
 def test_a_notebook_opened_alone_fetches_the_rest(tmp_path, monkeypatch):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     next((tmp_path / "bare").rglob("site-packages")).joinpath("pip.py").write_text(STAND_IN_FOR_PIP)
