@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
     from matplotlib.figure import Figure
 
-_PIXELS = 100  # an inch of a figure, where a notebook shows it
 
 
 class Lesson:
@@ -59,17 +58,10 @@ class Lesson:
 
         `alt` says in words what the figure shows; without it, the figure's own attribute does.
         """
-        from IPython.display import Image, display
-
-        from helpers.plots import save
+        from helpers.plots import show
 
         figure.alt = alt or figure.alt
-        path = self.path("figures") / f"{self._step.number}_{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for file in (path.with_suffix(".svg"), path):
-            save(figure, file)
-        width = round(figure.get_figwidth() * _PIXELS)
-        display(Image(data=path.read_bytes(), alt=figure.alt, width=width))
+        show(figure, self.path("figures") / f"{self._step.number}_{name}")
 
     def source(self, *objects) -> None:
         """Show the source code of functions and classes of the helpers."""

@@ -21,8 +21,8 @@ _BF16_PRODUCTS = {"avx512_bf16", "amx_bf16"}
 # x86 and Arm instruction sets that decide how fast matrix products are
 _DECISIVE = ["avx2", "avx512f", "avx512_fp16", "amx_tile", "asimd", "bf16", "sve"]
 _DECISIVE += sorted(_INT8_PRODUCTS | _BF16_PRODUCTS)
-_PACKAGES = ["torch", "transformers", "datasets", "onnx", "onnxruntime", "openvino", "nncf"]
-_PACKAGES += ["neural-compressor", "numpy"]
+PACKAGES = ["torch", "transformers", "datasets", "onnx", "onnxruntime", "openvino", "nncf"]
+PACKAGES += ["neural-compressor", "numpy"]
 
 
 @cache
@@ -100,13 +100,6 @@ def cpus_for(threads: int) -> list[int]:
     return sorted(in_turn[:threads])
 
 
-def bind_to_cores(threads: int) -> None:
-    """Bind this process to as many physical cores as it is to have threads, where it can be."""
-    process = psutil.Process()
-    if hasattr(process, "cpu_affinity"):
-        process.cpu_affinity(cpus_for(threads))
-
-
 def git_commit() -> str | None:
     """The commit that is checked out, with "+" where files differ from it; None outside git."""
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
@@ -126,7 +119,7 @@ def describe_environment() -> dict:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
     }
 
 
@@ -134,4 +127,4 @@ def print_environment(profile: "Profile") -> None:
     """Print the profile, the CPU and the versions that a notebook's figures depend on."""
     print(f"profile  {profile.name}: {profile.description}")
     print(f"cpu      {cpu_model()}, {physical_cores()} cores, {' '.join(instruction_sets())}")
-    print("versions " + ", ".join(f"{name} {version(name)}" for name in _PACKAGES))
+    print("versions " + ", ".join(f"{name} {version(name)}" for name in PACKAGES))

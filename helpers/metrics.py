@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import datasets
+import evaluate
 import numpy as np
 from scipy.stats import binomtest
 
@@ -29,11 +31,28 @@ class Accuracy:
         return f"{self.value:.4f} (95 % interval {self.low:.4f} to {self.high:.4f}, n = {self.n})"
 
 
+class AccuracyWithInterval(evaluate.Metric):
+    """Accuracy with its Wilson interval, as a metric of `evaluate` that needs no hub."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        label = datasets.Value("int64")
+        return evaluate.MetricInfo(
+            description="Accuracy with a 95 % Wilson score interval",
+            citation="Wilson 1927, Probable Inference, the Law of Succession",
+            features=datasets.Features({"predictions": label, "references": label}),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float | int]:
+        right = np.asarray(predictions) == np.asarray(references)
+        interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+        shares = {"value": right.mean(), "low": interval.low, "high": interval.high}
+        return {name: float(share) for name, share in shares.items()} | {"n": len(right)}
+
+
 def measure_accuracy(logits: np.ndarray, labels: Sequence[int]) -> Accuracy:
     """Accuracy of `logits` (n, classes) against integer `labels` (n,)."""
-    right = _right(logits, labels)
-    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return Accuracy(float(right.mean()), float(interval.low), float(interval.high), len(right))
+    metric, predictions = AccuracyWithInterval(), np.argmax(logits, axis=1)
+    return Accuracy(**metric.compute(predictions=predictions, references=np.asarray(labels)))
 
 
 @dataclass(frozen=True)

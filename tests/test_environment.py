@@ -1,13 +1,12 @@
 """Cores, read off the files of machines that this one is not."""
 
-import os
 
 import joblib
 import psutil
 import pytest
 
 from helpers import environment
-from helpers.environment import bind_to_cores, core_groups, cpus_for, physical_cores
+from helpers.environment import core_groups, cpus_for, physical_cores
 
 
 def fake_topology(root, cores: dict[int, tuple[int, int]]):
@@ -48,13 +47,3 @@ def test_a_quota_bounds_the_cores(monkeypatch, allowed, cores):
     monkeypatch.setattr(environment, "core_groups", lambda cpus: [[0], [1], [2], [3]])
     monkeypatch.setattr(joblib, "cpu_count", lambda: allowed)
     assert physical_cores() == cores
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no CPU affinity here")
-def test_a_process_is_bound_to_as_many_cores_as_threads():
-    before = os.sched_getaffinity(0)
-    try:
-        bind_to_cores(1)
-        assert len(os.sched_getaffinity(0)) == 1
-    finally:
-        os.sched_setaffinity(0, before)

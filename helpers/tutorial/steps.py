@@ -23,6 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from helpers.environment import PACKAGES
 from helpers.tutorial.profile import DEFAULT, ROOT, Profile
 from helpers.tutorial.setup import shown
 from helpers.tutorial.sources import identify, sha256
@@ -33,19 +34,7 @@ SHOWING = {"look", "solution"}  # tags of cells that decide no result
 _ALWAYS_READ = {"seed", "max_length", "data"}
 _SAYS_NOTHING = {"name", "description", "base", "changes"}
 _SHOWING_MODULES = {"helpers", "helpers.environment", "helpers.plots", "helpers.panel"}
-_PACKAGES = (
-    "datasets",
-    "neural-compressor",
-    "nncf",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "optuna",
-    "scikit-learn",
-    "torch",
-    "transformers",
-)
+_PACKAGES = (*PACKAGES, "optuna", "scikit-learn")
 
 
 class StepError(RuntimeError):
@@ -261,19 +250,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _difference(made: dict, now: dict) -> str | None:
-    """What of a stamp has changed, in words, or None."""
-    said = {
-        "settings": "other settings",
-        "cells": "other cells than it has now",
-        "steps": "other results of the notebooks before it",
-    }
+    """The first part of a stamp that has changed, with names where it has some, or None."""
     for part, value in now.items():
-        before = made.get(part) or {}
-        if before != value and part in said:
-            return said[part]
-        if before != value:
-            names = [name for name in {**before, **value} if before.get(name) != value.get(name)]
-            return f"another version of {', '.join(names)}"
+        before = made.get(part)
+        if before == value:
+            continue
+        if not isinstance(value, dict):
+            return f"other {part}"
+        before = before or {}
+        names = [name for name in {**before, **value} if before.get(name) != value.get(name)]
+        return f"other {part} ({', '.join(names)})"
     return None
 
 
