@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-
 class Lesson:
     """One notebook at work: its profile, its data, what it reads, and where its results go."""
 

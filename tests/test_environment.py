@@ -1,6 +1,5 @@
 """Cores, read off the files of machines that this one is not."""
 
-
 import joblib
 import psutil
 import pytest
