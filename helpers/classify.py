@@ -1,6 +1,6 @@
 """Classify sentences with a model that a run has made.
 
-    python -m helpers.classify --model artifacts/laptop/student_int8.onnx < sentences.txt
+    python -m helpers.classify --model artifacts/default/student_int8.onnx < sentences.txt
 
 reads UTF-8, one sentence a line, and prints one line for each, in order: the label, a tab and the
 probability of the positive class, or where there are more than two, of that label. An empty line

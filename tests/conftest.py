@@ -30,7 +30,7 @@ SENTENCES = [
 @pytest.fixture(scope="session")
 def tiny_architecture():
     small = {"layers": 2, "hidden": 32, "heads": 2, "intermediate": 64}
-    return load_profile("laptop").student.architecture.model_copy(update=small)
+    return load_profile("default").student.architecture.model_copy(update=small)
 
 
 @pytest.fixture(scope="session")

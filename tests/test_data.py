@@ -63,7 +63,7 @@ def test_shares_are_met_and_classes_mixed_in_order():
 
 
 def test_the_default_data_is_what_the_readme_says():
-    settings = load_profile("laptop").data
+    settings = load_profile("default").data
     rated = dict(rows := read_movie_reviews(locate(settings.source) / "sentences.tsv"))
     assert len(rows) == 10_605
     assert all(-4 <= rating <= 4 for rating in rated.values())
@@ -111,7 +111,7 @@ def write_lines(path, rows):
 
 
 def load(source, *, train=None, labels=0, seed=0, **changes):
-    settings = load_profile("laptop").data.model_copy(update={"source": str(source), **changes})
+    settings = load_profile("default").data.model_copy(update={"source": str(source), **changes})
     return load_data(source, settings, train=train, labels=labels, seed=seed)
 
 
@@ -270,7 +270,7 @@ def test_what_is_in_two_splits_or_twice_is_left_out_with_a_warning(tmp_path):
 def transfer(tmp_path, name, **changes):
     write_csv(tmp_path / "mine.csv", some(100, "one"))
     data = load(tmp_path / "mine.csv", labels=20)
-    settings = load_profile("laptop").transfer
+    settings = load_profile("default").transfer
     changes = {"source": str(tmp_path / name), "training_sentences": False} | changes
     return data, load_transfer(data, settings.model_copy(update=changes), Path)
 

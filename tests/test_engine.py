@@ -43,7 +43,7 @@ def engine_files(tokenizer, encoded, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("engine")
     sizes = {"layers": 2, "hidden": 256, "heads": 4, "intermediate": 512}
-    shape = load_profile("laptop").student.architecture.model_copy(update=sizes)
+    shape = load_profile("default").student.architecture.model_copy(update=sizes)
     model = untrained_classifier(shape, seed=5)
     for parameter in model.parameters():  # exporters merge equal weights; the engine cannot
         parameter.data.mul_(2).add_(0.02 * torch.randn_like(parameter))

@@ -73,7 +73,7 @@ def test_its_outputs_are_those_of_the_default_profile(path, notebook):
     if not has_run(path, notebook):
         pytest.skip("not part of the committed run yet")
     said = "".join(text for cell in code_cells(notebook)[:2] for text in texts(cell))
-    assert re.search(r"^profile +laptop\b", said, re.MULTILINE)
+    assert re.search(r"^profile +default\b", said, re.MULTILINE)
 
 
 def test_it_opens_with_what_it_needs(path, notebook):

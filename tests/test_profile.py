@@ -10,16 +10,16 @@ def test_shipped_profiles_load(name):
 
 def test_the_environment_variable_chooses(monkeypatch):
     monkeypatch.delenv("PROFILE", raising=False)
-    assert load_profile().name == "laptop"
+    assert load_profile().name == "default"
     monkeypatch.setenv("PROFILE", "smoke")
     assert load_profile().name == "smoke"
-    with pytest.raises(ProfileError, match=r"'lapdog'.*blog, blog-train, laptop, pretrain, smoke"):
+    with pytest.raises(ProfileError, match=r"'lapdog'.*blog, blog-train, default, pretrain, smoke"):
         load_profile("lapdog")
 
 
 def test_extends_changes_only_what_it_states(tmp_path):
-    (tmp_path / "laptop.toml").write_text((ROOT / "profiles/laptop.toml").read_text())
-    (tmp_path / "mine.toml").write_text('extends = "laptop"\nseed = 43\n[data]\nmin_rating = 1\n')
+    (tmp_path / "default.toml").write_text((ROOT / "profiles/default.toml").read_text())
+    (tmp_path / "mine.toml").write_text('extends = "default"\nseed = 43\n[data]\nmin_rating = 1\n')
     mine = load_profile("mine", folder=tmp_path)
     assert (mine.seed, mine.data.min_rating, mine.data.test_share) == (43, 1.0, 0.22)
     (tmp_path / "mine.toml").write_text("seed = ")
@@ -33,12 +33,12 @@ def test_extends_changes_only_what_it_states(tmp_path):
 def test_set_changes_single_settings(monkeypatch):
     changes = "name=trial seed=7 distillation.budgets=[5,50] pretraining.text='my text.xz'"
     monkeypatch.setenv("SET", f"{changes} teacher.training.dropout=0.3")
-    trial = load_profile("laptop")
+    trial = load_profile("default")
     assert (trial.name, trial.seed, trial.distillation.budgets) == ("trial", 7, [5, 50])
     assert trial.pretraining.text == "my text.xz" and trial.changes.startswith(changes)
     assert trial.teacher.training.dropout == 0.3
     monkeypatch.delenv("SET")
-    assert load_profile("laptop").teacher.training.dropout is None
+    assert load_profile("default").teacher.training.dropout is None
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_set_changes_single_settings(monkeypatch):
         ("seed", "'seed' is not of the form"),
         ("data.=1", "is not of the form"),
         ("name='open", "SET: No closing quotation"),
-        ("name=../elsewhere", r"profiles/laptop.toml with SET='name=.*elsewhere': name: "),
+        ("name=../elsewhere", r"profiles/default.toml with SET='name=.*elsewhere': name: "),
         ("name=..", "name: String should match"),
         ("data.min_ratign=1", "data.min_ratign: Extra inputs"),
         ("student.gold.epochs=1.5", "student.gold.epochs: Input should be a valid integer"),
@@ -69,7 +69,7 @@ def test_set_changes_single_settings(monkeypatch):
 def test_a_wrong_change_is_named(monkeypatch, changes, complaint):
     monkeypatch.setenv("SET", changes)
     with pytest.raises(ProfileError, match=complaint):
-        load_profile("laptop")
+        load_profile("default")
 
 
 def test_references_are_found_by_their_full_names(monkeypatch):
@@ -89,6 +89,6 @@ def test_the_blog_profiles_hold_what_the_blog_did():
     theirs = train.student.distil
     assert (theirs.learning_rate, theirs.batch_size, theirs.epochs) == (6e-5, 128, 7)
     assert (theirs.weight_decay, theirs.warmup, train.max_length) == (0.01, 0, 64)
-    mini = load_profile("laptop").student.architecture
+    mini = load_profile("default").student.architecture
     assert tuple(mini.model_dump().values()) == (4, 256, 4, 1024, 30522)
     assert blog.student.architecture == train.student.architecture == mini

@@ -87,7 +87,7 @@ def test_the_checkpoint_gives_a_known_output():
     pieces = ["[CLS]", "an", "un", "##watch", "##able", "film", "!", "[SEP]"]
     encoded = tokenizer("An unwatchable film!", return_tensors="pt")
     assert tokenizer.convert_ids_to_tokens(encoded["input_ids"][0]) == pieces
-    model = load_classifier(BERT_MINI, load_profile("laptop").student.architecture).bert.eval()
+    model = load_classifier(BERT_MINI, load_profile("default").student.architecture).bert.eval()
     with torch.inference_mode():
         states = model(**encoded).last_hidden_state
     assert states.shape == (1, len(pieces), 256)
@@ -106,7 +106,7 @@ def test_the_readmes_figures_are_those_of_the_reference_run(tmp_path):
     shutil.copytree(ROOT / "results", tmp_path / "results")
     report.render(tmp_path)
     assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
-    svgs = [(root / "results/laptop.svg").read_text() for root in (tmp_path, ROOT)]
+    svgs = [(root / "results/default.svg").read_text() for root in (tmp_path, ROOT)]
     drawn, committed = (re.findall(r"<text[^>]*>([^<]*)</text>", svg) for svg in svgs)
     assert len(drawn) > 10 and drawn == committed
 
@@ -115,10 +115,10 @@ def test_the_report_needs_no_network_and_describes_its_pictures(tmp_path):
     executed = tmp_path / "executed"
     executed.mkdir()
     (tmp_path / "figures").mkdir()
-    shutil.copy(ROOT / "results/laptop.svg", tmp_path / "figures/05_frontier.svg")
+    shutil.copy(ROOT / "results/default.svg", tmp_path / "figures/05_frontier.svg")
     for path in (NOTEBOOKS / "01_finetune_teacher.ipynb", NOTEBOOKS / "05_benchmark_cpu.ipynb"):
         shutil.copy(path, executed)
-    results = report.read_results(ROOT / "results/laptop.json")
+    results = report.read_results(ROOT / "results/default.json")
     report.write_report(tmp_path, results, "a title")
     page = (tmp_path / "report.html").read_text()
     assert "//cdn" not in page and not re.search(r"""<(script|link)[^>]+(src|href)=["']?\w""", page)

@@ -241,7 +241,7 @@ def test_an_unknown_step_or_profile_is_named(project, capfd, monkeypatch):
     assert "no notebook is numbered '09'; known: 01" in capfd.readouterr().err
     monkeypatch.setenv("PROFILE", "lapdog")
     assert run.run_steps(["01"]) == 2
-    assert "known profiles: blog, blog-train, laptop, pretrain, smoke" in capfd.readouterr().err
+    assert "known profiles: blog, blog-train, default, pretrain, smoke" in capfd.readouterr().err
 
 
 TRAIN = """

@@ -276,7 +276,7 @@ def test_start_names_what_is_missing(project, monkeypatch):
 
 
 def test_the_notebooks_need_all_whose_results_they_read():
-    profile, known, at_hand, read = load_profile("laptop"), {}, {}, 0
+    profile, known, at_hand, read = load_profile("default"), {}, {}, 0
     for notebook in sorted(steps.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         number = notebook.name[:2]
         known[number] = Step(number, profile, known=known)

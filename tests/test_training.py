@@ -33,7 +33,7 @@ from helpers.training import (
 from helpers.tutorial.profile import ROOT, load_profile
 
 FAST = {"epochs": 8, "learning_rate": 5e-3, "batch_size": 8, "weight_decay": 0.0, "warmup": 0.0}
-SETTINGS = load_profile("laptop").teacher.training.model_copy(update=FAST)
+SETTINGS = load_profile("default").teacher.training.model_copy(update=FAST)
 
 
 def alone(model, row):
@@ -131,7 +131,7 @@ def test_a_model_of_another_shape_is_refused(tiny_folder, tiny_architecture):
 
 def test_random_weights_differ_from_the_checkpoints_and_follow_the_seed():
     folder = ROOT / "checkpoints/bert-mini"
-    shape = load_profile("laptop").student.architecture
+    shape = load_profile("default").student.architecture
     weights = []
     for seed, pretrained in ((0, False), (0, False), (1, False), (0, True)):
         torch.manual_seed(seed)

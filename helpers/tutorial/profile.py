@@ -1,7 +1,7 @@
 """Profiles: everything that differs between two runs, declared together and checked on loading.
 
 A profile is a TOML file in `profiles/`. It holds data, models, architectures and hyperparameters;
-no code asks for a profile's name. The default profile is the schema: `laptop.toml` states every
+no code asks for a profile's name. The default profile is the schema: `default.toml` states every
 setting with its meaning, and a setting's type follows from the value there. Another profile may
 `extend` it and state only what differs, and the environment variable SET changes single settings
 for one run: `SET="name=trial seed=7 teacher.frozen_layers=0"`. Neither can add a setting. Results
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULT = "laptop"
+DEFAULT = "default"
 _FOLDER = ROOT / "profiles"
 
 # Settings with these names hold what a run takes from outside: an asset's name, a repository on the
@@ -67,7 +67,7 @@ class Section(BaseModel):
 
 
 class Profile(Section):
-    """One profile; the settings of `laptop.toml` are added to these when one is loaded."""
+    """One profile; the settings of `default.toml` are added to these when one is loaded."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     base: str = DEFAULT  # the file it was loaded from
