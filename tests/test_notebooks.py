@@ -84,7 +84,9 @@ def test_it_opens_with_what_it_needs(path, notebook):
     if path.name[:2] in DEEPER:
         assert "ptional" in opening.split("\n\n")[1]
     first, second = code_cells(notebook)[:2]
-    assert tags(first) == {"parameters"} and first.source.startswith('PROFILE = ""')
+    hosted = {"look", "hosted"} if path in MAIN else set()
+    assert tags(first) == {"parameters"} | hosted
+    assert re.search('^PROFILE = ""', first.source, re.MULTILINE)
     assert f'start("{path.name[:2]}"' in "".join(second.source.split()).replace("(\n", "(")
     assert "profile=PROFILE" in second.source
 
@@ -93,7 +95,7 @@ def test_its_code_is_plain(notebook):
     for cell in code_cells(notebook):
         assert not tags(cell) & OLD_TAGS, cell.source
         assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
-        assert "helpers.tutorial" not in cell.source
+        assert "helpers.tutorial" not in cell.source or "hosted" in tags(cell)
 
 
 def test_it_ends_with_checks_that_hold(path, notebook):

@@ -24,6 +24,10 @@ VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 ENGINE_VERSIONS = ("3.11", "3.10")
 LOCKS = (ROOT / "requirements.lock", ROOT / "requirements-torch.lock")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own: builds without CUDA
+_KERNEL = re.compile(  # what a notebook's server and kernel run by; other versions crash Colab's
+    r"(comm|debugpy|ipykernel|ipython|ipywidgets|jupyter[\w-]*|matplotlib-inline|notebook[\w-]*"
+    r"|prompt-toolkit|pyzmq|tornado|traitlets|widgetsnbextension)=="
+)
 _HASHED = ["--require-hashes", "--no-deps", "--requirement"]
 _LARGE_MB = 30
 _MARK = ".tutorial-ready"  # in an environment: the digest of the locks it was made from
@@ -77,6 +81,12 @@ def prepare(*, here: bool = False) -> Path:
         _make_venv(base, VENV)
     print("set-up 2 of 4: the packages of requirements.lock", flush=True)
     locked, torch = package_arguments(python)
+    if here and "COLAB_RELEASE_TAG" in os.environ:
+        entries = re.split(r"^(?=\w)", LOCKS[0].read_text(encoding="utf-8"), flags=re.MULTILINE)
+        others = "".join(entry for entry in entries if not _KERNEL.match(entry))
+        locked[-1] = str(Path(prefix, "tutorial.lock"))
+        Path(locked[-1]).write_text(others, encoding="utf-8")
+        torch = ["torch"]  # is there, and fits its torchvision
     _pip_install(python, *locked)
     print(f"set-up 3 of 4: torch{' for CPUs' if CPU_INDEX in torch else ''}", flush=True)
     _pip_install(python, *torch)
@@ -159,7 +169,7 @@ def find_python(
 def _python_through_uv(version: str) -> str | None:
     """A Python that uv downloads; where there is no uv, this Python's pip brings it, locked."""
     with tempfile.TemporaryDirectory() as scratch:
-        uv = shutil.which("uv")
+        uv = shutil.which("uv") or shutil.which("uv", path=_python_of(VENV).parent)
         if not uv:
             lock = LOCKS[0].read_text(encoding="utf-8")
             wanted = Path(scratch, "uv.txt")
