@@ -47,11 +47,7 @@ def test_a_notebook_opened_alone_fetches_the_rest(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bare/bin"), prepend=os.pathsep)
     options = {"cwd": tmp_path, "capture_output": True, "text": True}
     first, again = (subprocess.run(["python3", "-I", "cell.py"], **options) for _ in range(2))
-<<<<<<< HEAD
-    assert "Restart the session" in first.stderr, first.stderr
-=======
     assert "restart the session" in first.stderr.lower(), first.stderr
->>>>>>> 24f30ad2700b52bfd0aea9aa37e110a8e8c75469
     assert (again.returncode, again.stdout) == (0, ""), again.stderr  # `helpers` is there now
     installed = (tmp_path / "bare/tutorial.lock").read_text()
     assert "\nnumpy==" in installed and "\nipykernel==" not in installed  # Colab's kernel stays
