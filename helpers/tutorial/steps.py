@@ -127,20 +127,18 @@ class Step:
         for step in self.before:
             if fault := step.fault():
                 return fault
-        record, what = self._record(), ""
-        for name in self.makes:
-            if name not in record.results or not (self.folder / name).exists():
-                what = f"artifacts/{self.profile.name}/{name} is missing"
-            elif differs := _difference(record.stamp, self.stamp):
-                what = f"{self.name} was run with {differs}"
-            elif not self._is_as_made(name, record.results[name]):
-                what = (
-                    f"artifacts/{self.profile.name}/{name} is damaged: it is not what was written"
-                )
-            if what:
-                command = run_command(self.number, self.profile, FROM=self.number)
-                return f"{what}. Run notebook {self.number} first: {command}"
-        return None
+        record, folder = self._record(), f"artifacts/{self.profile.name}"
+        there = [name for name in record.results if (self.folder / name).exists()]
+        if missing := [name for name in self.makes if name not in there]:
+            what = f"{folder}/{missing[0]} is missing"
+        elif differs := _difference(record.stamp, self.stamp):
+            what = f"{self.name} was run with {differs}"
+        elif damaged := [n for n in self.makes if not self._is_as_made(n, record.results[n])]:
+            what = f"{folder}/{damaged[0]} is damaged: it is not what was written"
+        else:
+            return None
+        command = run_command(self.number, self.profile, FROM=self.number)
+        return f"{what}. Run notebook {self.number} first: {command}"
 
     def resumable(self, name: str) -> Path:
         """A folder for what lets a killed run go on; another one after a change of the stamp."""
