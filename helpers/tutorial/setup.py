@@ -147,22 +147,21 @@ def find_python(
     commands = [[sys.executable], ["python3"], *([f"python{v}"] for v in versions), ["python"]]
     if os.name == "nt":
         commands += [["py", f"-{version}"] for version in versions]
-    found = []
+    seen, lacks = {}, ""
     for command in [[named]] if named else commands:
         path, _, version = (_ask([*command, "-c", _PROBE]) or "").strip().partition("|")
         if version in versions:
             if _ask([path, "-c", "import ensurepip"]) is not None:
                 return path
-            version += (
-                f" without venv (on Debian and Ubuntu: sudo apt install python{version}-venv)"
-            )
-        if version:
-            found.append(f"{command[0]} is {version}")
+            lacks = f"Python {version} is here without venv. On Debian and Ubuntu its package is "
+            lacks += f"python{version}-venv: sudo apt install python{version}-venv"
+        seen[command[0]] = f"{command[0]} is {version}" if version else ""
     if not named and (path := _python_through_uv(fetched)):
         return path
-    there = "; ".join(found) or f"{named or 'python3'} was not found"
+    there = "; ".join(filter(None, seen.values())) or f"{named or 'python3'} was not found"
     raise SetupError(
-        f"Python {', '.join(versions[:-1])} or {versions[-1]} is needed; {there}. "
+        lacks
+        or f"Python {', '.join(versions[:-1])} or {versions[-1]} is needed; {there}. "
         f"Install one, or uv, which brings one, or name one: PYTHON=/path/to/python{fetched}"
     )
 
