@@ -255,14 +255,12 @@ def write_whole(path: Path, text: str) -> None:
 def _difference(made: dict, now: dict) -> str | None:
     """The first part of a stamp that has changed, with names where it has some, or None."""
     for part, value in now.items():
-        before = made.get(part)
-        if before == value:
-            continue
-        if not isinstance(value, dict):
+        before = made.get(part, {})
+        if before != value and isinstance(value, dict):
+            names = [name for name in before | value if before.get(name) != value.get(name)]
+            return f"other {part} ({', '.join(names)})"
+        if before != value:
             return f"other {part}"
-        before = before or {}
-        names = [name for name in {**before, **value} if before.get(name) != value.get(name)]
-        return f"other {part} ({', '.join(names)})"
     return None
 
 
