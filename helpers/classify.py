@@ -60,7 +60,7 @@ class Classifier:
             self.max_length = int(settings["model_max_length"])
         except (ValueError, KeyError) as error:
             raise PredictError(f"{folder} is not a classifier's folder: {error}") from None
-        self._encode = load_text_encoder(folder, self.max_length)
+        self.encode = load_text_encoder(folder, self.max_length)
         self._buckets = length_buckets(self.max_length)
         runtime = "pytorch" if path.is_dir() else "onnxruntime"
         options = {}
@@ -79,7 +79,7 @@ class Classifier:
         Raises:
             PredictError: the runtime's answer is no number, so that no label follows from it.
         """
-        rows = [self._encode(sentence)[0][0] for sentence in sentences]
+        rows = [self.encode(sentence)[0][0] for sentence in sentences]
         buckets = np.searchsorted(self._buckets, [len(row) for row in rows])
         logits = np.empty((len(rows), len(self.labels)))
         for bucket in np.unique(buckets):
@@ -100,29 +100,6 @@ class Classifier:
             for row in self.probabilities(batch):
                 best = int(row.argmax())
                 yield self.labels[best], float(row[1 if two else best])
-
-    def words_read(self, sentence: str) -> int:
-        """How many of the sentence's words, split at blanks, are read; the cut takes the others."""
-        words = sentence.split()
-        first = (self._encode(" ".join(words[:n]))[0].tolist() for n in range(len(words)))
-        read = self._encode(" ".join(words))[0].tolist()
-        return next((n for n, ids in enumerate(first) if ids == read), len(words))
-
-
-def occlusion(classifier: Classifier, sentence: str) -> list[tuple[str, float]]:
-    """What each word does for the answer, after Zeiler and Fergus 2014: leave it out and see.
-
-    Returns each word, split at blanks, with how much the probability of the sentence's label falls
-    without it: above 0 it speaks for the label, below 0 against it. Words that the classifier cuts
-    off have 0.
-    """
-    words = sentence.split()
-    read = classifier.words_read(sentence)
-    without = [" ".join(words[:n] + words[n + 1 :]) for n in range(read)]
-    whole, *others = classifier.probabilities([sentence, *without])
-    label = whole.argmax()
-    effects = [float(whole[label] - other[label]) for other in others]
-    return list(zip(words, effects + [0.0] * (len(words) - read), strict=True))
 
 
 def _folder_of(path: Path) -> Path:

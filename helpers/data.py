@@ -6,8 +6,8 @@ import logging
 import re
 import unicodedata
 import warnings
-from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,8 +100,8 @@ def load_data(
         training = [training[i] for i in np.random.default_rng(seed).permutation(len(training))]
     kept = (settings.labels if labels is None else labels) or len(training)
     if missing := set(classes) - {label for _, label in training[:kept]}:
-        shown = ", ".join(sorted(map(str, missing)))
-        raise ValueError(f"{source}: no labelled sentence of {shown}: raise data.labels ({kept})")
+        few = f"no labelled sentence of {_names(missing)}"
+        raise ValueError(f"{source}: {few}: raise data.labels ({kept})")
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=names)})
 
     def dataset(rows):
@@ -130,27 +130,33 @@ def _without_leaks(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """Leave out of training what is held out, and out of dev what is in test."""
     kept, held_out = {}, set()
     for name in reversed(SPLITS):
-        kept[name] = [row for row in splits[name] if normalised(row[0]) not in held_out]
-        if leaked := len(splits[name]) - len(kept[name]):
+        keys = [normalised(sentence) for sentence, _ in splits[name]]
+        pairs = zip(splits[name], keys, strict=True)
+        kept[name] = [row for row, key in pairs if key not in held_out]
+        if leaked := len(keys) - len(kept[name]):
             _warn(f"{leaked} sentences of {name} are held out in another split: left out of {name}")
-        held_out |= {normalised(sentence) for sentence, _ in kept[name]}
+        held_out.update(keys)
     return kept
 
 
 def _classes(splits: dict[str, list[Row]], source: Path) -> list[int | str]:
     """The training sentences' labels in order; refuses what cannot be learnt or tested."""
-    counts = {name: Counter(label for _, label in splits[name]) for name in SPLITS}
-    if empty := [name for name, count in counts.items() if not count]:
+    labels = {name: {label for _, label in rows} for name, rows in splits.items()}
+    if empty := [name for name in SPLITS if not labels[name]]:
         raise ValueError(f"{source}: no sentence is left for {' and '.join(empty)}")
-    if len(counts["train"]) < 2:
-        (only,) = counts["train"]
-        raise ValueError(f"{source}: all training sentences have one label, {only!r}")
+    classes = sorted(labels["train"])
+    if len(classes) < 2:
+        raise ValueError(f"{source}: all training sentences have one label, {classes[0]!r}")
     for name in ("dev", "test"):
-        if unknown := sorted(map(str, set(counts[name]) - set(counts["train"]))):
-            raise ValueError(f"{source}: {name} has labels training lacks: {', '.join(unknown)}")
-        if lacking := sorted(map(str, set(counts["train"]) - set(counts[name]))):
-            _warn(f"{source}: {name} has no sentence of {', '.join(lacking)}")
-    return sorted(counts["train"])
+        if unknown := labels[name] - labels["train"]:
+            raise ValueError(f"{source}: {name} has labels training lacks: {_names(unknown)}")
+        if lacking := labels["train"] - labels[name]:
+            _warn(f"{source}: {name} has no sentence of {_names(lacking)}")
+    return classes
+
+
+def _names(labels: set[int | str]) -> str:
+    return ", ".join(sorted(map(str, labels)))
 
 
 def _warn(message: str) -> None:
@@ -174,13 +180,10 @@ def load_labelled(path: Path) -> dict[str, list[Row]]:
         if set(labels) == {HIDDEN}:
             continue
         sentences = ["" if value is None else str(value) for value in table["sentence"]]
-        for what, faulty in (
-            ("no sentence", [not sentence.strip() for sentence in sentences]),
-            ("no label", [label == "" for label in labels]),
-        ):
-            if rows := [str(row) for row, is_faulty in enumerate(faulty, start=1) if is_faulty]:
+        for what, values in {"sentence": sentences, "label": labels}.items():
+            if rows := [str(row) for row, value in enumerate(values, 1) if not str(value).strip()]:
                 shown = ", ".join(rows[:5]) + (", ..." if len(rows) > 5 else "")
-                raise ValueError(f"{path}, {name}: {len(rows)} rows have {what}: {shown}")
+                raise ValueError(f"{path}, {name}: {len(rows)} rows have no {what}: {shown}")
         if len({type(label) for label in labels}) > 1:
             raise ValueError(f"{path}, {name}: labels are numbers in some rows and names in others")
         splits[known.get(name, name)] = list(zip(sentences, labels, strict=True))
@@ -199,17 +202,23 @@ def load_transfer(data: DatasetDict, settings: "Section", locate: Callable[[str]
     """Return the sentences to distil on, column `sentence`: the training sentences, and a source's.
 
     `settings` say whether the training sentences take part and which source, read by `load_text`,
-    adds to them; of it, sentences that are in dev or test are left out. Where the source's own
-    scores are asked for, the column `prediction` has them (FP32, a score for each class), and None
-    for all other sentences.
+    adds to them; of it, sentences that are in dev or test are left out. A transfer set has stored
+    scores for all its rows or for none: where the source's own are asked for, the column
+    `prediction` has them (FP32, a score for each class).
 
     Raises:
-        ValueError: the source cannot be read so, or has no scores stored.
+        ValueError: the source cannot be read so, or has no scores stored, or training sentences,
+            which have none, should take part beside it.
     """
+    stored = settings.scores == "stored"
+    if stored and settings.training_sentences:
+        raise ValueError(
+            "training sentences have no stored scores: transfer.training_sentences=false"
+        )
     parts = [training_sentences(data)] if settings.training_sentences else []
     if settings.source:
         held_out = {normalised(s) for name in ("dev", "test") for s in data[name]["sentence"]}
-        more = load_text(locate(settings.source), stored_scores=settings.scores == "stored").filter(
+        more = load_text(locate(settings.source), stored_scores=stored).filter(
             lambda batch: [normalised(s) not in held_out for s in batch["sentence"]], batched=True
         )
         parts.append(more.select(range(min(settings.sentences or len(more), len(more)))))
@@ -279,6 +288,7 @@ def read_movie_reviews(path: Path) -> list[tuple[str, float]]:
         return [(sentence, float(rating)) for _, rating, sentence in rows]
 
 
+@lru_cache(maxsize=100_000)  # reading, splitting and comparing ask for the same sentences
 def normalised(sentence: str) -> str:
     """Fold case, Unicode forms, punctuation and spacing: what counts as the same sentence."""
     folded = unicodedata.normalize("NFKC", sentence).casefold()
@@ -298,16 +308,17 @@ def split_by_hash(labelled: list[Row], test_share: float, dev_share: float) -> d
     the order is that of the hashes, which is as good as shuffled.
     """
     groups: dict[str, list[Row]] = {}
-    for sentence, label in labelled:
-        groups.setdefault(normalised(sentence), []).append((sentence, label))
+    for row in labelled:
+        groups.setdefault(normalised(row[0]), []).append(row)
+    groups.pop("", None)  # no words
     splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for key in sorted(groups, key=_share_of):
-        share = _share_of(key)
+    for share, rows in sorted((_share_of(key), rows) for key, rows in groups.items()):
+        if len({label for _, label in rows}) > 1:
+            continue
         name = "test" if share < test_share else "train"
         if test_share <= share < test_share + dev_share:
             name = "dev"
-        if key and len({label for _, label in groups[key]}) == 1:
-            splits[name].append(groups[key][0])
+        splits[name].append(rows[0])
     return splits
 
 

@@ -14,27 +14,50 @@ from typing import NamedTuple
 
 import ipywidgets as widgets
 
-from helpers.classify import Classifier, PredictError, occlusion
+from helpers.classify import Classifier, PredictError
 
 CALLS = 5
 _STYLE = """<style>
-.answers { border-collapse: collapse; width: 100%; font-size: 14px; line-height: 1.7; }
+.answers { border-collapse: collapse; width: 100%; font-size: 14px; }
 .answers caption { caption-side: bottom; text-align: left; padding: 8px; }
-.answers th, .answers td { padding: 6px 8px; text-align: left; vertical-align: baseline; }
-.answers .words { width: 50%; min-width: 12em; overflow-wrap: anywhere; }
-.answers .words, .answers span { background: white; color: black; padding: 1px 3px; }
+.answers th, .answers td { padding: 6px 8px; text-align: left; }
+.answers .words { width: 50%; overflow-wrap: anywhere; background: white; color: black; }
 </style>"""
 
 
 class Answer(NamedTuple):
-    """One model's answer to a sentence; `effects` are those of `helpers.classify.occlusion`."""
+    """One model's answer to a sentence; `effects` are those of `occlusion`."""
 
     name: str
     label: str
     probability: float
     latency_ms: float
-    threads: int
     effects: list[tuple[str, float]]
+
+
+def occlusion(classifier: Classifier, sentence: str) -> list[tuple[str, float]]:
+    """What each word does for the answer, after Zeiler and Fergus 2014: leave it out and see.
+
+    Returns each word, split at blanks, with how much the probability of the sentence's label falls
+    without it: above 0 it speaks for the label, below 0 against it. Words that the classifier cuts
+    off have 0.
+    """
+    words = sentence.split()
+    read = _count_words_read(classifier, words)
+    without = [" ".join(words[:n] + words[n + 1 :]) for n in range(read)]
+    whole, *others = classifier.probabilities([sentence, *without])
+    label = whole.argmax()
+    effects = [float(whole[label] - other[label]) for other in others]
+    return list(zip(words, effects + [0.0] * (len(words) - read), strict=True))
+
+
+def _count_words_read(classifier: Classifier, words: Sequence[str]) -> int:
+    """How many of the words are read; the cut at the longest length takes the others."""
+    whole = classifier.encode(" ".join(words))[0].tolist()
+    for count in range(len(words)):
+        if classifier.encode(" ".join(words[:count]))[0].tolist() == whole:
+            return count
+    return len(words)
 
 
 class Panel:
@@ -78,8 +101,7 @@ class Panel:
             (shares,) = model.probabilities([sentence])
             seconds = repeat(partial(model.probabilities, [sentence]), repeat=CALLS, number=1)
             label, latency = model.labels[int(shares.argmax())], 1000 * median(seconds)
-            effects = occlusion(model, sentence)
-            answers.append(Answer(name, label, shares.max(), latency, model.threads, effects))
+            answers.append(Answer(name, label, shares.max(), latency, occlusion(model, sentence)))
         return answers
 
     def _show(self) -> None:
@@ -100,38 +122,23 @@ class Panel:
 
 def _table(answers: Sequence[Answer]) -> str:
     """The answers in HTML; each word is shaded by its effect, on one scale for all rows."""
-    largest = max((abs(effect) for a in answers for _, effect in a.effects), default=0)
-    heads = ("Model", "Label", "Probability", "Latency, ms", "Threads", "What each word does")
+    largest = max((abs(effect) for a in answers for _, effect in a.effects), default=0) or 1
+    heads = ("Model", "Label", "Probability", "Latency, ms", "What each word does")
+    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
     rows = "".join(
         f'<tr><th scope="row">{escape(a.name)}</th><td>{escape(a.label)}</td>'
-        f"<td>{a.probability:.3f}</td><td>{a.latency_ms:.2f}</td><td>{a.threads}</td>"
-        f'<td class="words">{_words(a.effects, largest or 1)}</td></tr>'
+        f"<td>{a.probability:.3f}</td><td>{a.latency_ms:.2f}</td>"
+        f'<td class="words">{" ".join(_word(*effect, largest) for effect in a.effects)}</td></tr>'
         for a in answers
     )
     return f"""{_STYLE}<table class="answers">
-<caption>Words shaded <span style="{_shade(1)}">blue</span> speak for the label, words shaded
-<span style="{_shade(-1)}">orange</span> against it: the shade is how far the label's probability
-falls or rises when the word is left out, by {largest:.3f} at the darkest. <strong>Bold</strong> is
-each row's strongest word for its label, <u>underlined</u> the strongest against. Latency: from text
-to label, median of {CALLS} calls after one to warm up, on this machine.
-</caption><thead><tr>{"".join(f'<th scope="col">{head}</th>' for head in heads)}</tr></thead>
-<tbody>{rows}</tbody></table>"""
+<caption>Words shaded blue speak for the label and words shaded orange against it: the darker, the
+more the label's probability changes without the word.</caption>
+<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>"""
 
 
-def _words(effects: Sequence[tuple[str, float]], largest: float) -> str:
-    values, spans = [effect for _, effect in effects], []
-    for word, effect in effects:
-        text = escape(word)
-        if effect == max(values) > 0:
-            text = f"<strong>{text}</strong>"
-        if effect == min(values) < 0:
-            text = f"<u>{text}</u>"
-        spans.append(
-            f'<span title="{effect:+z.3f}" style="{_shade(effect / largest)}">{text}</span>'
-        )
-    return " ".join(spans)
-
-
-def _shade(share: float) -> str:
-    """Sky blue for shares up to 1, orange down to -1 (Okabe and Ito): black reads well on both."""
-    return f"background: rgb({'86 180 233' if share > 0 else '230 159 0'} / {abs(share):.2f})"
+def _word(word: str, effect: float, largest: float) -> str:
+    # sky blue and orange (Okabe and Ito): black reads well on both
+    colour = "86 180 233" if effect > 0 else "230 159 0"
+    shade = f"background: rgb({colour} / {abs(effect) / largest:.2f})"
+    return f'<span title="{effect:+z.3f}" style="{shade}">{escape(word)}</span>'

@@ -91,10 +91,7 @@ def plot_accuracies(
         axes.annotate(f"{x:.1f}", (x, row), (0, 7), textcoords="offset points", ha="center")
     axes.set_yticks(range(len(accuracies)), list(accuracies))
     axes.set(ylim=(len(accuracies) - 0.4, -0.7))
-    figure.alt = "Accuracy with 95 % intervals. " + _listed(
-        f"{name} {100 * a.value:.1f} % ({100 * a.low:.1f} to {100 * a.high:.1f})"
-        for name, a in accuracies.items()
-    )
+    figure.alt = f"Accuracy with 95 % intervals. {_intervals_in_words(accuracies, '%', 100)}"
     return figure
 
 
@@ -179,9 +176,7 @@ def plot_bars(
     axes.margins(x=0.12)
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.invert_yaxis()
-    figure.alt = f"{xlabel}: " + _listed(
-        f"{name} {r.value:.2f}x ({r.low:.2f} to {r.high:.2f})" for name, r in ratios.items()
-    )
+    figure.alt = f"{xlabel}: {_intervals_in_words(ratios, 'x')}"
     return figure
 
 
@@ -197,10 +192,9 @@ def plot_story(points: Sequence[Mapping]) -> Picture:
         ylabel="accuracy (%)",
     )
     last = max(point["step"] for point in points)
-    for point in points:
-        _draw_dot(axes, point, COLOURS["student"], alpha=0.8 if point["step"] == last else 0.3)
-    _write_names(axes, points, [point["name"] for point in points])
-    figure.alt = "Accuracy against latency of the models so far. " + _in_words(points)
+    paler = [point | {"alpha": 0.8 if point["step"] == last else 0.3} for point in points]
+    _draw_models(axes, paler, [point["name"] for point in points])
+    figure.alt = f"Accuracy against latency of the models so far. {_models_in_words(points)}"
     return figure
 
 
@@ -227,20 +221,10 @@ def plot_frontier(
     for axes, (title, points) in zip(both, panels.items(), strict=True):
         where = f"{title}: " if blog else ""
         axes.set(xlabel=f"{where}median latency, batch 1 (ms); area: size")
-        for point in points:
-            if point["name"] in label:
-                _draw_dot(axes, point, point["colour"])
-            else:
-                _draw_dot(axes, point | {"interval": None}, PALE)
-            if point["name"] in marked:
-                axes.scatter(*_place(point), s=200, facecolors="none", edgecolors="black")
-        if any(point["name"] not in label for point in points):
-            axes.scatter([], [], color=PALE, label="other rows")
-            axes.legend(loc="lower right")
-        _write_names(axes, points, label)
+        _draw_models(axes, points, label, marked)
+        figure.alt += f" {title}: {_models_in_words(points)}"
     both[0].set(ylabel=f"accuracy (%), ours with {_SURE}")
-    parts = (f"{title}: {_in_words(points)}" for title, points in panels.items())
-    figure.alt = "Accuracy against latency. " + " ".join(parts)
+    figure.alt = "Accuracy against latency." + figure.alt
     return figure
 
 
@@ -277,22 +261,29 @@ def _place(point: Mapping) -> tuple[float, float]:
     return point["milliseconds"], 100 * point["accuracy"]
 
 
-def _draw_dot(axes: Axes, point: Mapping, color: str, *, alpha: float = 0.6) -> None:
-    at, area = _place(point), max(2 * point["megabytes"], 12)  # square typographic points
-    axes.scatter(*at, s=area, color=color, alpha=alpha, linewidth=0)
-    if point.get("interval"):
-        axes.errorbar(*at, yerr=_scaled([point["interval"]], 100)[1], color=color, alpha=0.5)
+def _draw_models(
+    axes: Axes, points: Sequence[Mapping], named: Sequence[str], marked: Sequence[str] = ()
+) -> None:
+    """Draw a dot for each point, in grey where it is not named, a ring where it is marked.
+
+    Names stand over the axes, each on a thin line up from its point: the quicker the model, the
+    higher its name, so that no line crosses a name.
+    """
+    for point in points:
+        at, area = _place(point), max(2 * point["megabytes"], 12)  # square typographic points
+        colour = point.get("colour", COLOURS["student"]) if point["name"] in named else PALE
+        axes.scatter(*at, s=area, color=colour, alpha=point.get("alpha", 0.6), linewidth=0)
+        if point["name"] in named and "interval" in point:
+            axes.errorbar(*at, yerr=_scaled([point["interval"]], 100)[1], color=colour, alpha=0.5)
+        if point["name"] in marked:
+            axes.scatter(*at, s=200, facecolors="none", edgecolors="black")
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.margins(x=0.15, y=0.25)
-
-
-def _write_names(axes: Axes, points: Sequence[Mapping], named: Sequence[str]) -> None:
-    """Write names over the axes, each on a thin line up from its point.
-
-    The quicker the model, the higher its name, so that no line crosses a name.
-    """
     shown = sorted((p for p in points if p["name"] in named), key=_place, reverse=True)
+    if len(shown) < len(points):
+        axes.scatter([], [], color=PALE, label="other rows")
+        axes.legend(loc="lower right")
     top = axes.get_xaxis_transform()  # x as in the data, y = 1 at the upper edge of the axes
     line = {"arrowstyle": "-", "color": PALE, "relpos": (0, 0), "shrinkA": 0}
     for level, point in enumerate(shown):
@@ -301,11 +292,18 @@ def _write_names(axes: Axes, points: Sequence[Mapping], named: Sequence[str]) ->
         axes.annotate(point["name"], _place(point), (point["milliseconds"], 1), **look)
 
 
-def _in_words(points: Iterable[Mapping]) -> str:
+def _models_in_words(points: Iterable[Mapping]) -> str:
     return _listed(
         f"{p['name']} {p['milliseconds']:.2f} ms, {100 * p['accuracy']:.1f} %, "
         f"{p['megabytes']:.0f} MB"
         for p in points
+    )
+
+
+def _intervals_in_words(intervals: Mapping[str, object], unit: str, scale: float = 1) -> str:
+    return _listed(
+        f"{name} {scale * i.value:.3g} {unit} ({scale * i.low:.3g} to {scale * i.high:.3g})"
+        for name, i in intervals.items()
     )
 
 

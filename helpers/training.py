@@ -1,7 +1,6 @@
 """Training and scoring classifiers: models, settings, the distillation loss, batch prediction."""
 
 import os
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -74,46 +73,31 @@ def load_classifier(
     architecture: "Section",
     *,
     labels: Sequence[str] = LABELS,
-    pretrained: bool = True,
     finished: bool = False,
     dropout: float | None = None,
 ) -> PreTrainedModel:
     """Load an encoder from a local folder under a classification head, in FP32.
 
     Attention is computed as plain matrix products: at these sizes that trains faster on a CPU than
-    PyTorch's fused kernel, and it is what gets exported.
-
-    A folder without a head gets a new one, drawn from torch's current seed. With `pretrained`
-    False all weights are drawn anew and only the configuration is read; a `finished` model must
-    bring its head. `dropout` replaces the model's own rates where it is given; `labels` names the
-    classes.
+    PyTorch's fused kernel, and it is what gets exported. A folder without a head gets a new one,
+    drawn from torch's current seed; a `finished` model must bring its own. `labels` names the
+    classes, `dropout` replaces the model's own rates where it is given.
 
     Raises:
         ValueError: the folder's model is not of the given architecture, lacks the head it should
             bring, or has other classes than ours or in another order.
     """
-    if finished:
-        named = AutoConfig.from_pretrained(folder, local_files_only=True).id2label
-        theirs = [named[i].lower() for i in sorted(named)]
-        ours = [label.lower() for label in labels]
-        if len(theirs) != len(ours) or (set(theirs) == set(ours) and theirs != ours):
-            raise ValueError(f"{folder} has the classes {theirs}, the data has {ours}")
-    config = AutoConfig.from_pretrained(
-        folder,
-        local_files_only=True,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
-        **dropout_rates(dropout),
-    )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, **dropout_rates(dropout))
+    theirs = [config.id2label[i].lower() for i in sorted(config.id2label)]
+    ours = [label.lower() for label in labels]
+    other_order = set(theirs) == set(ours) and theirs != ours
+    if finished and (len(theirs) != len(ours) or other_order):
+        raise ValueError(f"{folder} has the classes {theirs}, the data has {ours}")
+    config.update(_names_of(labels))
     found = {name: getattr(config, ours) for name, ours in _SHAPE.items()}
     declared = {name: getattr(architecture, name) for name in _SHAPE}
     if found != declared:
         raise ValueError(f"{folder} holds a model of {found}, the profile declares {declared}")
-    if not pretrained:
-        return AutoModelForSequenceClassification.from_config(
-            config, dtype=torch.float32, attn_implementation="eager"
-        )
     model, report = AutoModelForSequenceClassification.from_pretrained(
         folder, config=config, output_loading_info=True, **FROM_FOLDER
     )
@@ -131,6 +115,14 @@ _SHAPE = {
 }
 
 
+def _names_of(labels: Sequence[str]) -> dict[str, dict]:
+    """The entries of a configuration that name the classes, and so tell their number."""
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+
+
 def dropout_rates(dropout: float | None) -> dict[str, float]:
     """BERT's configuration entries for one dropout rate everywhere; None leaves its own."""
     if dropout is None:
@@ -145,11 +137,14 @@ def bert_config(architecture: "Section", **settings) -> BertConfig:
 
 
 def untrained_classifier(
-    architecture: "Section", *, seed: int, labels: Sequence[str] = LABELS
+    architecture: "Section", *, seed: int, labels: Sequence[str] = LABELS, **settings
 ) -> PreTrainedModel:
-    """Build a BERT classifier with weights drawn from `seed`, in FP32."""
+    """Build a BERT classifier with weights drawn from `seed`, in FP32.
+
+    `settings` go to `BertConfig` as they are.
+    """
     torch.manual_seed(seed)
-    config = bert_config(architecture, num_labels=len(labels))
+    config = bert_config(architecture, **_names_of(labels), **settings)
     return BertForSequenceClassification(config).eval()
 
 
@@ -239,14 +234,12 @@ class DistillationTrainer(SeededTrainer):
 class _ProgressBar(TrainerCallback):
     """One plain text bar, in a terminal and in a notebook alike."""
 
-    def __init__(self, description: str):
-        self.description = description
+    def __init__(self, name: str):
+        self._name = name
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._began, self._first = time.monotonic(), state.global_step
-        self._bar = tqdm(
-            total=state.max_steps, initial=self._first, desc=self.description, unit=" steps"
-        )
+        self._first = state.global_step
+        self._bar = tqdm(total=state.max_steps, initial=self._first, desc=self._name, unit=" steps")
 
     def on_step_end(self, args, state, control, **kwargs):
         self._bar.update(state.global_step - self._bar.n)
@@ -257,12 +250,14 @@ class _ProgressBar(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._bar.close()
-        seconds, steps = time.monotonic() - self._began, state.global_step - self._first
         if self._first:
-            print(f"{self.description}: went on from step {self._first} of {state.max_steps}")
-        if steps:
-            rate = steps * args.train_batch_size * args.world_size / seconds
-            print(f"{self.description}: {steps} steps, {rate:.0f} sentences a second")
+            print(f"{self._name}: went on from step {self._first} of {state.max_steps}")
+        if steps := state.global_step - self._first:
+            batch, seconds = (
+                args.train_batch_size * args.world_size,
+                self._bar.format_dict["elapsed"],
+            )
+            print(f"{self._name}: {steps} steps, {steps * batch / seconds:.0f} sentences a second")
 
 
 def run_training(trainer: Trainer, name: str) -> None:
@@ -308,7 +303,7 @@ def train_model(
 
 
 def fine_tune(
-    checkpoint: Path,
+    checkpoint: Path | None,
     architecture: "Section",
     settings: "Section",
     dataset: Dataset,
@@ -316,28 +311,32 @@ def fine_tune(
     *,
     seed: int,
     labels: Sequence[str] = LABELS,
-    pretrained: bool = True,
     **options,
 ) -> Trainer:
     """Train a classifier from a checkpoint on a tokenised dataset; returns the trainer, done.
 
-    The checkpoint is loaded as by `load_classifier`; `options` are those of `train_model`.
+    The checkpoint is loaded as by `load_classifier`; None stands for weights drawn from the seed.
+    `options` are those of `train_model`.
 
     Raises:
         ValueError: as `load_classifier` and `training_arguments`, or the checkpoint reads other
             word pieces than the tokenizer makes.
     """
     set_seed(seed)
-    if load_tokenizer(checkpoint).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"{checkpoint} has another vocabulary than the student's tokenizer")
-    model = load_classifier(
-        checkpoint,
-        architecture,
-        labels=labels,
-        pretrained=pretrained,
-        finished=pretrained and settings.epochs == 0,
-        dropout=settings.dropout,
-    )
+    if checkpoint is None:
+        rates = dropout_rates(settings.dropout)
+        model = untrained_classifier(architecture, seed=seed, labels=labels, **rates)
+        model.set_attn_implementation("eager")
+    else:
+        if load_tokenizer(checkpoint).get_vocab() != tokenizer.get_vocab():
+            raise ValueError(f"{checkpoint} has another vocabulary than the student's tokenizer")
+        model = load_classifier(
+            checkpoint,
+            architecture,
+            labels=labels,
+            finished=settings.epochs == 0,
+            dropout=settings.dropout,
+        )
     return train_model(model, settings, dataset, tokenizer, seed=seed, **options)
 
 
@@ -398,31 +397,28 @@ def score_sentences(
 
     In BF16 where the hardware has it, on a CPU through OpenVINO. Several processes share the
     sentences out, and each gets all the logits. Scores are stored in the folder `keep`, so that a
-    run that was killed goes on. Rows whose column `prediction` has scores already keep them.
+    run that was killed goes on. A dataset with a column `prediction` has its scores already.
     """
-    scores = np.full((len(dataset), model.config.num_labels), np.nan, dtype=np.float32)
     if "prediction" in dataset.column_names:
-        for row, given in zip(scores, dataset["prediction"], strict=True):
-            row[:] = np.nan if given is None else given
-    lacking = np.flatnonzero(np.isnan(scores[:, 0]))
-    if not len(lacking):
-        return scores
+        return np.array(dataset["prediction"], dtype=np.float32)
     model, state = without_autocast(model).eval(), PartialState()
     stamp = _checksum(model, dataset) if keep else 0
     run = _fastest(model, state.device.type)
-    for block in np.split(lacking, range(_BLOCK, len(lacking), _BLOCK)):
-        stored = keep / f"{stamp}-{block[0]}.npy" if keep else None
+    blocks = []
+    for start in range(0, len(dataset), _BLOCK):
+        stored = keep / f"{stamp}-{start}.npy" if keep else None
         if stored and stored.exists():
-            scores[block] = np.load(stored)
+            blocks.append(np.load(stored))
             continue
-        with state.split_between_processes(block.tolist()) as own:
+        block = list(range(start, min(start + _BLOCK, len(dataset))))
+        with state.split_between_processes(block) as own:
             rows = collect_rows(run, dataset.select(own), tokenizer, description=description)
-        scores[block] = np.concatenate(gather_object([rows])) if state.num_processes > 1 else rows
+        blocks.append(np.concatenate(gather_object([rows])))
         if stored and state.is_main_process:
             keep.mkdir(parents=True, exist_ok=True)
-            np.save(aside := stored.with_name("new.npy"), scores[block])
+            np.save(aside := stored.with_name("new.npy"), blocks[-1])
             aside.replace(stored)
-    return scores
+    return np.concatenate(blocks)
 
 
 def _checksum(model: PreTrainedModel, dataset: Dataset) -> int:

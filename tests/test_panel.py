@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from helpers.classify import Classifier, PredictError, occlusion
-from helpers.panel import CALLS, Panel
+from helpers.classify import Classifier, PredictError
+from helpers.panel import CALLS, Panel, _count_words_read, occlusion
 
 SENTENCE = "a gripping, funny and deeply moving film"
 WEIGHTS = {"sun": (0.0, 0.0, 3.0), "rain": (2.0, 0.0, 0.0)}
@@ -15,13 +15,13 @@ WEIGHTS = {"sun": (0.0, 0.0, 3.0), "rain": (2.0, 0.0, 0.0)}
 class Weighed:
     """A double: each class's logit is the sum of its words' weights."""
 
-    threads, labels = 3, ("wet", "dry", "bright")
+    labels = ("wet", "dry", "bright")
 
     def __init__(self):
         self.calls = []
 
-    def words_read(self, sentence):
-        return len(sentence.split())
+    def encode(self, sentence):
+        return np.array([sentence.split()]), None
 
     def probabilities(self, sentences):
         self.calls.append(list(sentences))
@@ -49,7 +49,7 @@ def test_occlusion_by_hand_follows_the_label_of_the_whole_sentence():
 def test_words_that_are_cut_off_have_no_effect(classifiers):
     words = [f"word{'s' * (n % 3)}" for n in range(300)]
     for classifier in classifiers.values():
-        read = classifier.words_read(" ".join(words))
+        read = _count_words_read(classifier, words)
         assert 0 < read < classifier.max_length
         effects = [effect for _, effect in occlusion(classifier, " ".join(words))]
         assert len(effects) == 300 and any(effects[:read]) and not any(effects[read:])
@@ -71,11 +71,11 @@ def test_the_table_says_effects_without_colour_too_and_its_parts_are_named():
     html = Panel({"one": double, "two": double}, "sun and rain").output.value
     assert double.calls[:CALLS] == [["sun and rain"]] * CALLS
     words = html[html.index('class="words"') :]
-    assert re.search(r'title="\+0\.\d+" style="[^"]+"><strong>sun</strong>', words)
+    assert re.search(r'title="\+0\.\d+" style="[^"]+">sun<', words)
     assert re.search(r'title="\+0\.000" style="[^"]+">and<', words)
-    assert re.search(r'title="-0\.\d+" style="[^"]+"><u>rain</u>', words)
-    assert "<td>bright</td>" in html and "<td>3</td>" in html
-    assert html.count('scope="col"') == 6 and html.count('scope="row"') == 2
+    assert re.search(r'title="-0\.\d+" style="[^"]+">rain<', words)
+    assert "<td>bright</td>" in html
+    assert html.count('scope="col"') == 5 and html.count('scope="row"') == 2
 
 
 def test_what_is_typed_is_never_markup(classifiers):

@@ -32,14 +32,14 @@ ROWS = [row("a", "BERT-Base", 40.0), row("b"), row("c", ms=0.5), row("untrained"
 FIGURES = {
     "curve": (plots.plot_learning_curve(LOSSES, ylabel="x"), "from 2.000 to 0.500"),
     "nothing trained": (plots.plot_learning_curve([], ylabel="x"), "nothing was trained"),
-    "accuracies": (plots.plot_accuracies({"a": ACCURACY}), "a 90.0 % (88.0 to 92.0)"),
+    "accuracies": (plots.plot_accuracies({"a": ACCURACY}), "a 90 % (88 to 92)"),
     "lines": (
         plots.plot_lines(CURVES, xlabel="labels", ylabel="%", scale=100, line=("FP32", 0.8)),
         "% by labels. FP32: 80. a: 90 at 200, 90 at 500; one: 90 at 500",
     ),
     "bars": (
         plots.plot_bars(RATIOS, xlabel="times as fast", starts=[1, 10], line=("blog", 16)),
-        "times as fast: model 10.00x (9.00 to 11.00); slower 0.50x (0.40 to 0.60)",
+        "times as fast: model 10 x (9 to 11); slower 0.5 x (0.4 to 0.6)",
     ),
     "story": (plots.plot_story([point("a", "01"), point("b")]), "b 2.00 ms, 90.0 %, 40 MB"),
     "frontier": (

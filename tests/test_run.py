@@ -278,20 +278,14 @@ def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
     assert 0.01 < gigabytes < 100
 
 
-def test_what_remains_follows_the_pace_of_this_run(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    display = run.Display({"a": 1.0, "b": 2.0, "c": 3.0}, Console(file=io.StringIO()))
-    assert display.remaining() == 6.0
-    with display.running("a"):
-        now[0] = 30.0
-        assert display.remaining() == 5.5
-    display.done("a", 2.0, 1.0)  # twice as long as before
-    assert display.remaining() == 10.0
-    with display.running("b"):
-        now[0] = 1200.0  # longer than expected
-        assert display.remaining() == 6.0
-    assert run.Display({"a": 1.0, "new": None}).remaining() is None
+def test_what_remains_is_what_it_took_before():
+    console = Console(file=io.StringIO())
+    display = run.Display({"a": 1.0, "b": 2.0}, console)
+    display.done("a", 9.0, 1.0)
+    display.done("b", 2.0, 1.0)
+    run.Display({"a": 1.0, "new": None}, console).say("a", "begins")
+    said = console.file.getvalue().splitlines()
+    assert [line.partition("; ")[2] for line in said] == ["about 2 min to go", "", ""]
 
 
 def test_a_narrow_terminal_cuts_the_cell_alone():

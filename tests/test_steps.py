@@ -140,15 +140,12 @@ def test_package_versions_count_their_build_does_not(project, monkeypatch):
     steps._version.cache_clear()
 
 
-@pytest.mark.parametrize("harm", ["remove", "cut", "flip", "link", "bin"])
+@pytest.mark.parametrize("harm", ["remove", "cut", "flip", "bin"])
 def test_a_damaged_result_is_noticed(project, harm):
     make(project)
     weights = project / "artifacts/smoke/model/weights"
     if harm == "remove":
         shutil.rmtree(weights.parent)
-    elif harm == "link":
-        weights.rename(project / "elsewhere")
-        weights.symlink_to(project / "elsewhere")
     elif harm == "bin":
         (project / "artifacts/smoke/fast.bin").unlink()
     else:
@@ -238,7 +235,7 @@ def test_a_changed_loss_does_not_go_on_from_the_checkpoints_of_the_old_one(proje
     edit(project / "notebooks/01_a.ipynb", "mse", "cosine")
     after = step(project).resumable("teacher")
     assert after != before and not before.exists()
-    after.mkdir()
+    after.mkdir(parents=True)
     make(project)
     assert not after.exists(), "nothing is left to go on with"
 

@@ -30,14 +30,10 @@ _SHOWN = ("PyTorch FP32", "INT8 dynamic", "INT8 static", "OpenVINO INT8", "engin
 _LEADING = ("05_frontier", "05_factors", "05_story")  # pictures at the top of the report
 # for a phone: nothing wider than the page but what scrolls by itself
 _STYLE = """<style>
-body { max-width: 60rem; margin: 0 auto; padding: 0 0.75rem; }
-.jp-Cell { padding: 0 !important; }
-.jp-RenderedHTMLCommon { font-size: 1rem; line-height: 1.5; }
-.jp-RenderedHTMLCommon table { display: block; overflow-x: auto; max-width: 100%; margin: 0 0 1em; }
-.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { font-size: 0.8rem; max-width: none; }
+body { max-width: 60rem; margin: 0 auto; }
+.jp-RenderedHTMLCommon table { display: block; overflow-x: auto; max-width: 100%; }
 .jp-OutputArea-output, .highlight { overflow-x: auto; }
-.jp-OutputArea-child { max-width: 100%; }
-img { max-width: 100%; height: auto; }
+.jp-OutputArea-child, img { max-width: 100%; height: auto; }
 </style>"""
 
 
@@ -90,30 +86,22 @@ def accuracies(profile: Profile, folder: Path) -> dict[str, float]:
 
 def write_report(folder: Path, results: dict, title: str) -> None:
     """Write `report.html`, one page that needs no network: results, pictures, notebooks."""
-    executed = sorted((folder / "executed").glob("*.ipynb"))
-    contents = " · ".join(f"[{path.stem}](#{path.stem})" for path in executed)
-    opening = [f"{_STYLE}\n\n# {title}", headline(results), results_table(results), contents]
+    opening = [_STYLE, f"# {title}", headline(results), results_table(results)]
     for path in (folder / "figures" / f"{name}.svg" for name in _LEADING):
         if path.exists():
             drawn = path.read_text(encoding="utf-8")
             alt = html.unescape(re.search("<title>(.*?)</title>", drawn, re.DOTALL)[1])
             opening.append(_image(alt, "svg+xml", b64encode(drawn.encode()).decode()))
     page = new_notebook(cells=[new_markdown_cell("\n\n".join(opening))])
-    for path in executed:
+    for path in sorted((folder / "executed").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         page.metadata = notebook.metadata
-        page.cells.append(new_markdown_cell(f'<a id="{path.stem}"></a>\n\n---'))
         page.cells += [_readable(cell) for cell in notebook.cells]
     nowhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
-    exporter = HTMLExporter(template_name="lab", embed_images=True, **nowhere)
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    hidden = {"exclude_input_prompt": True, "exclude_output_prompt": True}
+    exporter = HTMLExporter(template_name="lab", embed_images=True, **nowhere, **hidden)
     resources = {"metadata": {"name": title, "path": str(NOTEBOOKS)}}
     write_whole(folder / "report.html", exporter.from_notebook_node(page, resources)[0])
-
-
-def _image(alt: str, kind: str, content: str, width: int | str = "") -> str:
-    alt = html.escape(alt)
-    return f'<img alt="{alt}" width="{width}" src="data:image/{kind};base64,{content}">'
 
 
 def _readable(cell):
@@ -122,9 +110,14 @@ def _readable(cell):
         data = output.get("data", {})
         data.pop("application/vnd.jupyter.widget-view+json", None)
         if png := data.pop("image/png", None):
-            of = output.get("metadata", {}).get("image/png", {})
-            data["text/html"] = _image(of.get("alt", ""), "png", png, of.get("width", ""))
+            data["text/html"] = _image(
+                output.metadata.get("image/png", {}).get("alt", ""), "png", png
+            )
     return cell
+
+
+def _image(alt: str, kind: str, content: str) -> str:
+    return f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{content}">'
 
 
 def headline(results: dict) -> str:

@@ -7,7 +7,6 @@ in `times.json`.
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,8 +23,8 @@ from filelock import FileLock, Timeout
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import PythonExporter
+from pydantic import TypeAdapter
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from helpers import Lesson
@@ -45,59 +44,43 @@ _SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasat
 class Display:
     """One line for each notebook; on a terminal it shows the cell at work until that is done.
 
-    `expected` holds the minutes that notebooks took in an earlier run, None where none tells; what
-    remains is scaled by how this run compares with it so far.
+    `expected` holds the minutes that notebooks took in an earlier run, None where none tells.
     """
 
     def __init__(self, expected: Mapping[str, float | None], console: Console | None = None):
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._expected, self._took = expected, {}
-        self._name, self._began, self._cell = "", 0.0, "starting"
+        self._left = dict(expected)
+        self._width = max(map(len, expected))
+        self._status = self._console.status("starting", refresh_per_second=0.5)
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
         """Show that a notebook is at work."""
-        self._name, self._began, self._cell = name, time.monotonic(), "starting"
         if not self._console.is_terminal:
             self.say(name, "begins")
-        line = {"get_renderable": self._line, "refresh_per_second": 0.5, "transient": True}
-        with Live(console=self._console, **line):
+        self._name = name
+        with self._status:
             yield
 
     def cell(self, cell, **_) -> None:
         """Say which cell is at work."""
-        self._cell = cell.source.strip().splitlines()[0]
+        line = Text(f"{self._name}{self._to_go()}  {cell.source.strip().splitlines()[0]}")
+        line.truncate(self._console.width - 2, overflow="ellipsis")  # beside the spinner
+        self._status.update(line)
 
     def done(self, name: str, minutes: float, gigabytes: float) -> None:
         """Say what a notebook took."""
-        self._took[name] = minutes
+        self._left.pop(name)
         self.say(name, f"{minutes:4.1f} min  {gigabytes:.1f} GB")
 
     def say(self, name: str, what: str) -> None:
-        """Print a notebook's line, with the minutes to go."""
-        self._console.print(f"{name:{max(map(len, self._expected))}s}  {what}{self._left()}")
+        """Print a notebook's line, with the minutes that those not done took before."""
+        self._console.print(f"{name:{self._width}s}  {what}{self._to_go()}")
 
-    def remaining(self) -> float | None:
-        """Minutes to go, or None where no earlier run tells."""
-        if None in self._expected.values():
-            return None
-        before = sum(self._expected[name] for name in self._took)
-        pace = sum(self._took.values()) / before if before else 1.0
-        left = {name: pace * m for name, m in self._expected.items() if name not in self._took}
-        if self._name in left:
-            left[self._name] = max(0.0, left[self._name] - self._minutes())
-        return sum(left.values())
-
-    def _minutes(self) -> float:
-        return (time.monotonic() - self._began) / 60
-
-    def _left(self) -> str:
-        left = self.remaining()
-        return f"; about {left:.0f} min to go" if left else ""
-
-    def _line(self) -> Text:
-        line = f"{self._name}  {self._minutes():.1f} min{self._left()}  {self._cell}"
-        return Text(line, no_wrap=True, overflow="ellipsis")
+    def _to_go(self) -> str:
+        if None in self._left.values() or not any(self._left.values()):
+            return ""
+        return f"; about {sum(self._left.values()):.0f} min to go"
 
 
 class LoggingClient(NotebookClient):
@@ -229,7 +212,6 @@ def run_steps(
             if earlier.number not in numbers and (fault := earlier.fault()):
                 raise StepError(fault)  # now, and not after the notebooks before it
         fetch(profile, *sorted({section for step in steps for section in step.sections}))
-        os.environ["TUTORIAL_RUNNER"] = str(os.getpid())  # the benchmark leaves it out of "others"
         folder = steps[0].folder
         (folder / "executed").mkdir(parents=True, exist_ok=True)
         for name in _SIGNALS:
@@ -306,11 +288,11 @@ def _is_fresh(step: Step, times: dict, *, refresh: bool) -> bool:
     copy = step.folder / "executed" / step.notebook.name
     if step.fault() or (copy.exists() and step.name not in times):
         return False
-    if not refresh:
-        return True
-    pages = [nbformat.read(path, as_version=4) for path in (copy, step.notebook) if path.exists()]
-    sources = [[cell.source for cell in page.cells] for page in pages]
-    return len(sources) == 2 and sources[0] == sources[1]
+    return not refresh or (copy.exists() and _sources(copy) == _sources(step.notebook))
+
+
+def _sources(path: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells]
 
 
 def _interrupt(number: int, _) -> None:
@@ -323,27 +305,26 @@ def _interrupt(number: int, _) -> None:
 def _read_times(path: Path) -> dict[str, dict[str, float]]:
     """What the notebooks took here before; nothing where the file is missing or damaged."""
     try:
-        return {n: {**took} for n, took in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return TypeAdapter(dict[str, dict[str, float]]).validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return {}
 
 
 def _explain(error: BaseException, step: Step, log: Path, resume: str) -> int:
     """Say what stopped a notebook and how to resume; returns the exit status."""
-    stopped = isinstance(error, KeyboardInterrupt)
-    known = (CellExecutionError, DeadKernelError, OSError, subprocess.CalledProcessError)
-    if not stopped and not isinstance(error, known):
+    name, known = step.notebook.name, (CellExecutionError, OSError, subprocess.CalledProcessError)
+    if isinstance(error, KeyboardInterrupt):
+        text = f"interrupted in {name} ({error}); nothing is half-written"
+    elif isinstance(error, DeadKernelError):
+        text = f"error: {name} stopped: the kernel died, most often for want of memory"
+    elif isinstance(error, known):
+        text = f"error: {name} stopped\n{error}"
+        text += f"\nwhat the cells wrote: artifacts/{step.profile.name}/{log.name}"
+    else:
         raise error
-    lines = [f"error: {step.notebook.name} stopped", str(error)]
-    if isinstance(error, DeadKernelError):
-        free = psutil.virtual_memory().available / 1e9
-        lines.append(f"the kernel died, most often for want of memory; {free:.1f} GB are free now")
-    lines.append(f"what the cells wrote: artifacts/{step.profile.name}/{log.name}")
-    if stopped:
-        lines = [f"interrupted in {step.notebook.name} ({error}); nothing is half-written"]
-    text = "\n".join([*lines, f"to resume: {resume}"])
+    text += f"\nto resume: {resume}"
     with suppress(OSError), log.open("a", encoding="utf-8") as end:
         end.write(f"\n{text}\n")
     with suppress(OSError):  # a closed terminal
         print(f"\n{text}", file=sys.stderr, flush=True)
-    return 130 if stopped else 1
+    return 130 if isinstance(error, KeyboardInterrupt) else 1

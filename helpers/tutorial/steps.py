@@ -22,6 +22,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from filelock import FileLock
+from pydantic import BaseModel
 
 from helpers.environment import PACKAGES
 from helpers.tutorial.profile import DEFAULT, ROOT, Profile
@@ -39,6 +40,13 @@ _PACKAGES = (*PACKAGES, "optuna", "scikit-learn")
 
 class StepError(RuntimeError):
     """A step's results are missing or no longer fit; the message says which command mends it."""
+
+
+class Record(BaseModel):
+    """What a step made: under which stamp, and of each result's files size, time and SHA-256."""
+
+    stamp: dict = {}
+    results: dict[str, list[tuple[int, int, str]]] = {}
 
 
 def notebook_of(number: str) -> Path:
@@ -85,7 +93,9 @@ class Step:
     def sections(self) -> list[str]:
         """The settings it reads: fields of the profile."""
         fields, read = set(type(self.profile).model_fields), _sections_read(self._tree)
-        return sorted((fields if read is None else fields & (read | _ALWAYS_READ)) - _SAYS_NOTHING)
+        if read is not None:
+            fields &= read | _ALWAYS_READ
+        return sorted(fields - _SAYS_NOTHING)
 
     def begin(self) -> None:
         """Make the folder of the results and take the stamp."""
@@ -96,12 +106,12 @@ class Step:
     def stamp(self) -> dict:
         """All that decides the results, part by part."""
         references = self.profile.references(*self.sections)
-        code = {name: _parsed(_module(name)) for name in _helpers_read(self._tree)}
+        helpers = _helpers_read(self._tree)
         return {
             "settings": _hash(self.profile.model_dump(mode="json", include=set(self.sections))),
             "sources": {reference: identify(reference) for reference in references.values()},
             "cells": _hash(ast.unparse(self._tree)),
-            "helpers": {name: _hash(ast.unparse(tree)) for name, tree in code.items()},
+            "helpers": {name: _hash(ast.unparse(tree)) for name, tree in helpers.items()},
             "packages": {name: _version(name) for name in _PACKAGES},
             "steps": {step.number: step.results() for step in self.before},
         }
@@ -109,22 +119,22 @@ class Step:
     def results(self) -> str:
         """A number for the results as they are recorded: under which stamp, and their sums."""
         record = self._record()
-        sums = {name: made.get("sha256") for name, made in record["results"].items()}
-        return _hash([record["stamp"], sums])[:16]
+        sums = {name: [sum for *_, sum in files] for name, files in record.results.items()}
+        return _hash([record.stamp, sums])[:16]
 
     def fault(self) -> str | None:
         """Why the results cannot be used, with the command that mends it, or None."""
         for step in self.before:
             if fault := step.fault():
                 return fault
-        record, shown = self._record(), f"artifacts/{self.profile.name}"
-        there = [name for name in record["results"] if (self.folder / name).exists()]
+        record, folder = self._record(), f"artifacts/{self.profile.name}"
+        there = [name for name in record.results if (self.folder / name).exists()]
         if missing := [name for name in self.makes if name not in there]:
-            what = f"{shown}/{missing[0]} is missing"
-        elif differs := _difference(record["stamp"], self.stamp):
+            what = f"{folder}/{missing[0]} is missing"
+        elif differs := _difference(record.stamp, self.stamp):
             what = f"{self.name} was run with {differs}"
-        elif damaged := [n for n in self.makes if not self._is_as_made(n, record["results"][n])]:
-            what = f"{shown}/{damaged[0]} is damaged: it is not what was written"
+        elif damaged := [n for n in self.makes if not self._is_as_made(n, record.results[n])]:
+            what = f"{folder}/{damaged[0]} is damaged: it is not what was written"
         else:
             return None
         command = run_command(self.number, self.profile, FROM=self.number)
@@ -132,16 +142,15 @@ class Step:
 
     def resumable(self, name: str) -> Path:
         """A folder for what lets a killed run go on; another one after a change of the stamp."""
-        folder = self.folder / "resume" / f"{self.number}-{name}-{_hash(self.stamp)[:16]}"
-        for other in folder.parent.glob(f"{self.number}-{name}-{16 * '?'}"):
-            if other != folder:  # nothing can go on from it
-                shutil.rmtree(other, ignore_errors=True)
-        return folder
+        folder = self.folder / "resume" / f"{self.number}-{_hash(self.stamp)[:16]}"
+        self.forget(but=folder)  # nothing can go on from the others
+        return folder / name
 
-    def forget(self) -> None:
+    def forget(self, but: Path | None = None) -> None:
         """Remove what a killed run would go on from."""
         for folder in self.folder.glob(f"resume/{self.number}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder != but:
+                shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def saving(self, name: str) -> Iterator[Path]:
@@ -175,19 +184,18 @@ class Step:
     def _keep(self, name: str, aside: Path) -> None:
         """Move what was written into its place and record it."""
         record = self._record()
-        if record["stamp"] != self.stamp:  # what was made under another stamp is void
-            record = {"stamp": self.stamp, "results": {}}
-        record["results"].pop(name, None)
+        if record.stamp != self.stamp:  # what was made under another stamp is void
+            record = Record(stamp=self.stamp)
+        record.results.pop(name, None)
         self._write(record)  # killed from here on, the result counts as missing
         for made in aside.iterdir():  # an OpenVINO model is two files
             final = self.folder / made.name
-            if final.is_dir() and not final.is_symlink():
+            if final.is_dir():
                 shutil.rmtree(final)
             made.replace(final)
-        found, total = self._sizes_and_times(name), self._sum(name)
-        record["results"][name] = {"files": found, "sha256": total}
+        record.results[name] = [(*_size_and_time(f), sha256(f)) for f in self._files(name)]
         self._write(record)
-        if set(self.makes) <= set(record["results"]):  # another run begins from the beginning
+        if set(self.makes) <= set(record.results):  # another run begins from the beginning
             self.forget()
 
     def files(self) -> list[Path]:
@@ -200,34 +208,29 @@ class Step:
             return sorted(file for file in path.rglob("*") if file.is_file())
         return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
-    def _sizes_and_times(self, name: str) -> list[list[int]]:
-        """Of each file of a result: unchanged, they spare hashing it again."""
-        found = [file.stat() for file in self._files(name)]
-        return [[status.st_size, status.st_mtime_ns] for status in found]
-
-    def _sum(self, name: str) -> str:
-        return "-".join(sha256(file) for file in self._files(name))
-
-    def _is_as_made(self, name: str, made: dict) -> bool:
-        if any(file.is_symlink() for file in [self.folder / name, *self._files(name)]):
-            return False
+    def _is_as_made(self, name: str, made: list[tuple[int, int, str]]) -> bool:
         try:
-            same = self._sizes_and_times(name) == made.get("files")
-            return same or self._sum(name) == made.get("sha256")
-        except OSError:  # a file is missing
+            for file, (size, time, sum) in zip(self._files(name), made, strict=True):
+                if _size_and_time(file) != (size, time) and sha256(file) != sum:
+                    return False
+        except (OSError, ValueError):  # a file is missing, or one too many
             return False
+        return True
 
-    def _record(self) -> dict:
+    def _record(self) -> Record:
         try:
-            record = json.loads(self._record_path.read_text(encoding="utf-8"))
-            results = {name: dict(made) for name, made in record["results"].items()}
-            return {"stamp": dict(record["stamp"]), "results": results}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
-            return {"stamp": {}, "results": {}}
+            return Record.model_validate_json(self._record_path.read_bytes())
+        except (OSError, ValueError):  # none yet, or damaged
+            return Record()
 
-    def _write(self, record: dict) -> None:
+    def _write(self, record: Record) -> None:
         self._record_path.parent.mkdir(exist_ok=True)
-        write_whole(self._record_path, json.dumps(record, indent=1) + "\n")
+        write_whole(self._record_path, record.model_dump_json(indent=1) + "\n")
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def run_command(number: str, profile: Profile, **options: str) -> str:
@@ -252,14 +255,12 @@ def write_whole(path: Path, text: str) -> None:
 def _difference(made: dict, now: dict) -> str | None:
     """The first part of a stamp that has changed, with names where it has some, or None."""
     for part, value in now.items():
-        before = made.get(part)
-        if before == value:
-            continue
-        if not isinstance(value, dict):
+        before = made.get(part, {})
+        if before != value and isinstance(value, dict):
+            names = [name for name in before | value if before.get(name) != value.get(name)]
+            return f"other {part} ({', '.join(names)})"
+        if before != value:
             return f"other {part}"
-        before = before or {}
-        names = [name for name in {**before, **value} if before.get(name) != value.get(name)]
-        return f"other {part} ({', '.join(names)})"
     return None
 
 
@@ -289,34 +290,33 @@ def _declared(tree: ast.AST) -> tuple[list[str], list[str]]:
 
 
 def _sections_read(tree: ast.AST) -> set[str] | None:
-    """Sections that code reads, as in `lesson.profile.teacher` or `profile.teacher`.
-
-    None where the profile itself goes elsewhere than into a variable called `profile`.
-    """
-    read, uses = set(), 0
+    """Sections that code reads, as in `profile.teacher`; None where it hands the profile on."""
+    read = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and _is_profile(node.value):
             read.add(node.attr)
-            uses -= 1
-        if _is_profile(node):
-            uses += -1 if isinstance(node.ctx, ast.Store) else 1
-    return None if uses > 0 else read
+        if isinstance(node, ast.Call) and any(map(_is_profile, node.args)):
+            return None
+    return read
 
 
 def _is_profile(node: ast.AST) -> bool:
     return "profile" in (getattr(node, "id", None), getattr(node, "attr", None))
 
 
-def _helpers_read(tree: ast.AST) -> list[str]:
-    """The helper modules that code imports, and those that they import, except what only shows."""
-    found: set[str] = set()
+def _helpers_read(tree: ast.AST) -> dict[str, ast.Module]:
+    """The code of the helper modules that code imports, and that they import, in order of names.
+
+    Those that only show, and those that run the tutorial, are left out.
+    """
+    found: dict[str, ast.Module] = {}
     waiting = _imported_helpers(tree)
     while waiting:
         name = waiting.pop()
-        if name not in found | _SHOWING_MODULES and not name.startswith("helpers.tutorial"):
-            found.add(name)
-            waiting |= _imported_helpers(_parsed(_module(name)))
-    return sorted(found)
+        if name not in found.keys() | _SHOWING_MODULES and not name.startswith("helpers.tutorial"):
+            found[name] = _parsed(_module(name))
+            waiting |= _imported_helpers(found[name])
+    return dict(sorted(found.items()))
 
 
 def _imported_helpers(tree: ast.AST) -> set[str]:
