@@ -204,16 +204,22 @@ def plot_frontier(
     *,
     label: Sequence[str] = (),
     marked: Sequence[str] = (),
+    level: float | None = None,
 ) -> Picture:
     """Accuracy against latency, area in proportion to size: ours, and the blog's beside it.
 
-    `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
-    are left out. Rows in `label` have colour and name, rows in `marked` a ring, the others are
-    grey. `blog` rows have `name`, `latency_ms`, `accuracy`, `size_mb`; all are named, in a panel of
-    their own on the same axes.
+    `rows` are rows of `benchmark.json` at one thread count and length. Those without an accuracy
+    are left out, or where they are in `label` drawn empty at `level`, the teacher's accuracy. Rows
+    in `label` have colour and name, rows in `marked` a ring, the others are grey. `blog` rows have
+    `name`, `latency_ms`, `accuracy`, `size_mb`; all are named, in a panel of their own on the same
+    axes.
     """
     label = [*label, *(row["name"] for row in blog)]
-    panels = {"here": [_point(row) for row in rows if row["accuracy"]]}
+    ours = [_point(row) for row in rows if row["accuracy"]]
+    if level is not None:
+        timed = [row for row in rows if not row["accuracy"] and row["name"] in label]
+        ours += [_point(row | {"accuracy": level}) | {"empty": True} for row in timed]
+    panels = {"here": ours}
     if blog:
         panels = {"the blog, on its machine": [_point(row) for row in blog]} | panels
     figure = Picture(figsize=(5.4 * len(panels) + 1.8, 4.8))
@@ -236,12 +242,14 @@ def row_colour(row: Mapping) -> str:
 def _point(row: Mapping) -> dict:
     """A row of a benchmark, or of the blog's table, as `plot_story` has its points."""
     point = {"name": row["name"], "megabytes": row["size_mb"] or 1}
+    if not isinstance(row["latency_ms"], Mapping):  # of the blog
+        point |= {"milliseconds": row["latency_ms"], "colour": COLOURS["blog"]}
+    else:
+        point |= {"milliseconds": row["latency_ms"]["p50"], "colour": row_colour(row)}
     if not isinstance(row["accuracy"], Mapping):
-        numbers = {"milliseconds": row["latency_ms"], "accuracy": row["accuracy"]}
-        return point | numbers | {"colour": COLOURS["blog"]}
+        return point | {"accuracy": row["accuracy"]}
     accuracy = Interval(row["accuracy"]["value"], *row["accuracy"]["ci95"])
-    numbers = {"milliseconds": row["latency_ms"]["p50"], "accuracy": accuracy.value}
-    return point | numbers | {"interval": accuracy, "colour": row_colour(row)}
+    return point | {"accuracy": accuracy.value, "interval": accuracy}
 
 
 def _scaled(intervals: Iterable, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -264,7 +272,7 @@ def _place(point: Mapping) -> tuple[float, float]:
 def _draw_models(
     axes: Axes, points: Sequence[Mapping], named: Sequence[str], marked: Sequence[str] = ()
 ) -> None:
-    """Draw a dot for each point, in grey where it is not named, a ring where it is marked.
+    """Draw a dot for each point, in grey where it is not named, with a ring where it is marked.
 
     Names stand over the axes, each on a thin line up from its point: the quicker the model, the
     higher its name, so that no line crosses a name.
@@ -272,7 +280,10 @@ def _draw_models(
     for point in points:
         at, area = _place(point), max(2 * point["megabytes"], 12)  # square typographic points
         colour = point.get("colour", COLOURS["student"]) if point["name"] in named else PALE
-        axes.scatter(*at, s=area, color=colour, alpha=point.get("alpha", 0.6), linewidth=0)
+        look = {"facecolors": colour, "alpha": point.get("alpha", 0.6), "linewidths": 0}
+        if point.get("empty"):
+            look = {"facecolors": "none", "edgecolors": colour, "linestyles": "--"}
+        axes.scatter(*at, s=area, **look)
         if point["name"] in named and "interval" in point:
             axes.errorbar(*at, yerr=_scaled([point["interval"]], 100)[1], color=colour, alpha=0.5)
         if point["name"] in marked:

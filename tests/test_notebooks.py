@@ -84,7 +84,7 @@ def test_it_opens_with_what_it_needs(path, notebook):
     if path.name[:2] in DEEPER:
         assert "ptional" in opening.split("\n\n")[1]
     first, second = code_cells(notebook)[:2]
-    hosted = {"look", "hosted"} if path in MAIN else set()
+    hosted = {"hosted"} if path in MAIN else set()
     assert tags(first) == {"parameters"} | hosted
     assert re.search('^PROFILE = ""', first.source, re.MULTILINE)
     assert f'start("{path.name[:2]}"' in "".join(second.source.split()).replace("(\n", "(")

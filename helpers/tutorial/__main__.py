@@ -77,7 +77,6 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--from", dest="first", metavar="NN", help="anew from here on")
             one.add_argument("--to", dest="last", metavar="NN", help="and no further")
             one.add_argument("--processes", type=int, default=1, metavar="N", help="to train in")
-            one.add_argument("--refresh", action="store_true", help="commit it as the reference")
         if name == "deeper":
             one.add_argument("only", nargs="?", metavar="NN", help="this one alone")
         if name == "test":
@@ -132,8 +131,7 @@ def _notebooks(options: argparse.Namespace) -> int:
             print(f"error: {options.command} has {', '.join(known)}, no {number}", file=sys.stderr)
             return 2
     numbers = [n for n in known if (first or known[0]) <= n <= (last or known[-1])]
-    choices = {"processes": options.processes, "refresh": options.refresh}
-    return run_steps(numbers, force=bool(first), **choices)
+    return run_steps(numbers, force=bool(first), processes=options.processes)
 
 
 def _test(*, deeper: bool) -> int:

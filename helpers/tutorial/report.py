@@ -1,9 +1,4 @@
-"""What a run leaves to read: an HTML report, and the committed results in README and notebooks.
-
-README.md holds markers, `<!-- results: begin -->` and so on; what stands between them is rendered
-from `results/<profile>.json`, so that no figure is typed by hand. `python -m
-helpers.tutorial.report` renders it anew.
-"""
+"""What a run leaves to read: an HTML report, and a table of its results in the terminal."""
 
 import html
 import json
@@ -21,12 +16,12 @@ from rich.markdown import Markdown
 
 from helpers import Lesson
 from helpers.metrics import measure_accuracy
-from helpers.tutorial.profile import DEFAULT, ROOT, Profile
+from helpers.tutorial.profile import ROOT, Profile
 from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, write_whole
 
 BLOG_SPEEDUP = 16.47
 # ends of the names of the rows that a reader sees first; notebook 5 has them all
-_SHOWN = ("PyTorch FP32", "INT8 dynamic", "INT8 static", "OpenVINO INT8", "engine INT8")
+SHOWN = ("PyTorch FP32", "INT8 static", "OpenVINO INT8", "engine INT8")
 _LEADING = ("05_frontier", "05_factors", "05_story")  # pictures at the top of the report
 # for a phone: nothing wider than the page but what scrolls by itself
 _STYLE = """<style>
@@ -37,26 +32,13 @@ body { max-width: 60rem; margin: 0 auto; }
 </style>"""
 
 
-def conclude(profile: Profile, steps: Sequence[Step], times: dict, *, refresh: bool) -> None:
-    """Say where what was run lies; after the main line, write the report and show the results.
-
-    With `refresh` the executed copies and the results become the committed ones.
-    """
-    folder = steps[0].folder
-    if refresh:
-        for step in steps:
-            refresh_notebook(folder / "executed" / step.notebook.name, **times[step.name])
+def conclude(profile: Profile, folder: Path, times: dict) -> None:
+    """Say where what was run lies; after the main line, write the report and show the results."""
     if not (folder / "benchmark.json").exists() or Step(LAST_OF_MAIN, profile).fault():
         print(f"executed copies: artifacts/{profile.name}/executed/")
         return
-    results = read_results(folder / "benchmark.json") | {"notebooks": times}
-    results["accuracies"] = accuracies(profile, folder)
+    results = gather_results(profile, folder, times)
     write_report(folder, results, profile.description)
-    if refresh:
-        kept = {key: value for key, value in results.items() if key != "raw_ms"}
-        target = ROOT / "results" / f"{profile.name}.json"
-        write_whole(target, json.dumps(kept, indent=1) + "\n")
-        render()
     console = Console(highlight=False)
     text = f"{results_table(results)}\n\n{headline(results)}\n"
     console.print(Markdown(text), width=max(console.width, 110))
@@ -74,14 +56,16 @@ def read_results(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def accuracies(profile: Profile, folder: Path) -> dict[str, float]:
-    """Accuracy on the test sentences of the teacher and the student."""
+def gather_results(profile: Profile, folder: Path, times: dict) -> dict:
+    """`benchmark.json` with what the notebooks took and the accuracy of teacher and student."""
     labels = np.array(Lesson(Step("01", profile)).data()["test"]["label"])
     logits = {
         "Teacher": np.load(folder / "predictions_01.npz")["teacher"],
         "BERT-Mini": np.load(folder / "predictions_02.npz")["student"],
     }
-    return {name: measure_accuracy(given, labels).value for name, given in logits.items()}
+    rated = {name: measure_accuracy(given, labels).value for name, given in logits.items()}
+    results = read_results(folder / "benchmark.json")
+    return results | {"notebooks": times, "accuracies": rated}
 
 
 def write_report(folder: Path, results: dict, title: str) -> None:
@@ -126,7 +110,7 @@ def headline(results: dict) -> str:
     base, rated = baselines["pytorch"].removesuffix(", PyTorch FP32"), results["accuracies"]
     text, above = "", []
     for threads in environment["threads"]:
-        row = next(r for r in _rows(results, threads) if r["name"] == results["headline"])
+        row = next(r for r in padded_rows(results, threads) if r["name"] == results["headline"])
         blog, best = (row["speedups"][baselines[key]] for key in ("autograd", "best_fp32"))
         above.append(blog["value"] > BLOG_SPEEDUP)
         took = f"{row['latency_ms']['typical']:.2f} ms with {_threads(threads)}"
@@ -151,7 +135,7 @@ def _threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
-def _rows(results: dict, threads: int) -> list[dict]:
+def padded_rows(results: dict, threads: int) -> list[dict]:
     """The rows timed on so many threads, all sentences padded to the same length."""
     case = (threads, results["protocol"]["sequence_length"])
     return [row for row in results["rows"] if (row["threads"], row["sequence_length"]) == case]
@@ -163,7 +147,7 @@ def results_table(results: dict) -> str:
     heads, rows = ["", "MB", "accuracy"], {}
     for threads in environment["threads"]:
         heads += [f"{_threads(threads)}, ms", "speedup"]
-        for row in _rows(results, threads):
+        for row in padded_rows(results, threads):
             size = f"{row['size_mb']:.1f}" if row["size_mb"] else ""
             accuracy = f"{row['accuracy']['value']:.4f}" if row["accuracy"] else ""
             cells = rows.setdefault(row["name"], [row["name"], size, accuracy])
@@ -175,68 +159,14 @@ def results_table(results: dict) -> str:
         f"{', '.join(environment['instruction_sets'])}), {results['date']}. "
         f"Speedup is over {results['baselines']['pytorch']}.",
         "",
-        _table([heads, *(cells for name, cells in rows.items() if name.endswith(_SHOWN))]),
+        markdown_table([heads, *(cells for name, cells in rows.items() if name.endswith(SHOWN))]),
     ]
     lines += [f"\nLeft out: {name}: {why}" for name, why in results["unavailable"].items()]
     return "\n".join(lines)
 
 
-def notebooks_table(times: dict[str, dict]) -> str:
-    """Each notebook's title, question, minutes and memory in the committed run, as Markdown."""
-    rows = [["notebook", "you learn", "minutes", "GB"]]
-    main = [took for name, took in times.items() if name[:2] <= LAST_OF_MAIN]
-    for name, took in sorted(times.items()):
-        opening = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells[0].source
-        title = re.search(r"^# \d+\. (.*)$", opening, re.MULTILINE)[1]
-        learn = re.search(r"^\| You learn \| (.*) \|$", opening, re.MULTILINE)[1]
-        link = f"[{int(name[:2])} {title}](notebooks/{name}.ipynb)"
-        rows.append([link, learn, f"{took['minutes']:.1f}", f"{took['gigabytes']:.1f}"])
-        if name[:2] == LAST_OF_MAIN:
-            minutes, most = sum(t["minutes"] for t in main), max(t["gigabytes"] for t in main)
-            rows.append(["1 to 5", "", f"{minutes:.1f}", f"{most:.1f}"])
-    return _table(rows, words=2)
-
-
-def _table(rows: Sequence[Sequence[str]], words: int = 1) -> str:
+def markdown_table(rows: Sequence[Sequence[str]], words: int = 1) -> str:
     """Rows as a Markdown table; the first are the headings, `words` columns hold no figures."""
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
     lines.insert(1, "|" + "---|" * words + "--:|" * (len(rows[0]) - words))
     return "\n".join(lines)
-
-
-def refresh_notebook(executed: Path, minutes: float, gigabytes: float) -> None:
-    """Make an executed copy the committed notebook, which says in its opening what it took."""
-    notebook = nbformat.read(executed, as_version=4)
-    took = f"| Takes | {minutes:.1f} minutes and {gigabytes:.1f} GB in the committed run |"
-    opening = notebook.cells[0]
-    opening.source = re.sub(r"^\| Takes \| .* \|$", took, opening.source, flags=re.MULTILINE)
-    write_whole(NOTEBOOKS / executed.name, nbformat.writes(notebook) + "\n")
-
-
-def render(root: Path = ROOT) -> None:
-    """Render README's headline, tables and picture from `results/`."""
-    import pandas as pd
-
-    from helpers import plots
-
-    results = read_results(root / "results" / f"{DEFAULT}.json")
-    rows = _rows(results, results["environment"]["threads"][-1])
-    shown = [row["name"] for row in rows if row["name"].endswith(_SHOWN)]
-    blog = pd.read_csv(root / "results" / "blog_2022.csv", comment="#").to_dict("records")
-    picture = plots.plot_frontier(rows, blog, label=shown)
-    plots.save(picture, root / "results" / f"{DEFAULT}.svg")
-    text = (root / "README.md").read_text(encoding="utf-8")
-    blocks = {
-        "headline": headline(results),
-        "results": results_table(results),
-        "notebooks": notebooks_table(results["notebooks"]),
-    }
-    for name, block in blocks.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n{block}\n{end}{rest.partition(end)[2]}"
-    write_whole(root / "README.md", text)
-
-
-if __name__ == "__main__":
-    render()

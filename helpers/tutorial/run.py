@@ -196,14 +196,11 @@ def _memory_gb() -> float:
     return used / 1e9
 
 
-def run_steps(
-    numbers: Sequence[str], *, force: bool = False, processes: int = 1, refresh: bool = False
-) -> int:
+def run_steps(numbers: Sequence[str], *, force: bool = False, processes: int = 1) -> int:
     """Run the notebooks with these numbers under the profile of the environment.
 
-    Those that are fresh are skipped, unless `force`. With `refresh` the executed copies become the
-    committed notebooks, and the results the committed ones. Returns the exit status; 130 where a
-    signal stopped it.
+    Those that are fresh are skipped, unless `force`. Returns the exit status; 130 where a signal
+    stopped it.
     """
     try:
         profile = load_profile()
@@ -218,7 +215,7 @@ def run_steps(
             if signal.getsignal(name) != signal.SIG_IGN:  # nohup means it
                 signal.signal(name, _interrupt)
         with FileLock(folder / ".run.lock", timeout=0):
-            return _run(steps, force=force, processes=processes, refresh=refresh)
+            return _run(steps, force=force, processes=processes)
     except KeyboardInterrupt:  # before the first notebook
         return 130
     except (ProfileError, SourceError, StepError, ValueError) as error:
@@ -233,11 +230,11 @@ def run_steps(
         return 1
 
 
-def _run(steps: list[Step], *, force: bool, processes: int, refresh: bool) -> int:
+def _run(steps: list[Step], *, force: bool, processes: int) -> int:
     """Run what is not fresh of the steps, in order, and conclude; returns the exit status."""
     profile, folder = steps[0].profile, steps[0].folder
-    times = _read_times(folder / "times.json")
-    stale = [step for step in steps if force or not _is_fresh(step, times, refresh=refresh)]
+    times = read_times(folder / "times.json")
+    stale = [step for step in steps if force or not is_fresh(step, times)]
     known = reference_times(profile) | times
     print(f"profile {profile.name}: {profile.description}; Ctrl-C stops, and says how to resume")
     if stale:
@@ -250,7 +247,7 @@ def _run(steps: list[Step], *, force: bool, processes: int, refresh: bool) -> in
     with (folder / "run.log").open("w", encoding="utf-8") as log:
         for step in steps:
             step = Step(step.number, profile)  # those before it may have changed
-            if not force and _is_fresh(step, times, refresh=refresh):
+            if not force and is_fresh(step, times):
                 display.say(step.name, "fresh")
                 continue
             if force:
@@ -270,7 +267,7 @@ def _run(steps: list[Step], *, force: bool, processes: int, refresh: bool) -> in
             times[step.name] = {"minutes": round(minutes, 2), "gigabytes": round(peak, 2)}
             write_whole(folder / "times.json", json.dumps(times, indent=1) + "\n")
             display.done(step.name, minutes, peak)
-    conclude(profile, steps, times, refresh=refresh)
+    conclude(profile, folder, times)
     return 0
 
 
@@ -283,16 +280,10 @@ def _execute(step: Step, processes: int, log: IO[str], display: Display) -> floa
     return max(peak, execute_notebook(step.notebook, copy, log=log, on_cell=display.cell))
 
 
-def _is_fresh(step: Step, times: dict, *, refresh: bool) -> bool:
+def is_fresh(step: Step, times: dict) -> bool:
     """Whether a step's results fit and its notebook was run to its end, or came in a bundle."""
     copy = step.folder / "executed" / step.notebook.name
-    if step.fault() or (copy.exists() and step.name not in times):
-        return False
-    return not refresh or (copy.exists() and _sources(copy) == _sources(step.notebook))
-
-
-def _sources(path: Path) -> list[str]:
-    return [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    return not step.fault() and (step.name in times or not copy.exists())
 
 
 def _interrupt(number: int, _) -> None:
@@ -302,7 +293,7 @@ def _interrupt(number: int, _) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _read_times(path: Path) -> dict[str, dict[str, float]]:
+def read_times(path: Path) -> dict[str, dict[str, float]]:
     """What the notebooks took here before; nothing where the file is missing or damaged."""
     try:
         return TypeAdapter(dict[str, dict[str, float]]).validate_json(path.read_bytes())
