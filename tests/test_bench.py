@@ -28,16 +28,12 @@ def test_summary_of_a_known_sample():
     assert summary["std"] == pytest.approx(29.011, abs=1e-3)
 
 
-def test_a_constant_ratio_has_no_spread_and_unlike_rounds_no_ratio():
+def test_a_constant_ratio_has_no_spread_and_a_drift_leaves_a_ratio_alone():
     assert speedup(timings(10, 20, 40), timings(1, 2, 4)) == (10, 10, 10)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError):  # unlike rounds
         speedup(timings(1, 2, 3), timings(1, 2))
-
-
-def test_a_drift_and_a_slow_round_leave_a_ratio_alone():
-    rng = np.random.default_rng(0)
     drift = np.linspace(1, 3, 60)  # the machine becomes three times slower
-    noise = rng.normal(1, 0.02, size=(2, 60))
+    noise = np.random.default_rng(0).normal(1, 0.02, size=(2, 60))
     slow, fast = 50 * drift * noise[0], 5 * drift * noise[1]
     slow[7] *= 40
     ratio = speedup(timings(*slow), timings(*fast))
@@ -96,19 +92,21 @@ def test_functions_timed_together_share_their_rounds():
     assert speedup(timed["slow"], timed["fast"]).value > 1.3
 
 
-def predictions(right: int) -> np.ndarray:
-    """Logits of 100 sentences, of which `right` are labelled 1 and the others 0."""
-    return np.eye(2)[[1] * right + [0] * (100 - right)]
-
-
 def test_a_row_that_labels_otherwise_than_its_fp32_is_not_timed(tmp_path):
+    def predictions(right):
+        """Logits of 100 sentences, of which `right` are labelled 1 and the others 0."""
+        return np.eye(2)[[1] * right + [0] * (100 - right)]
+
     rows = [
-        Variant("fp32", "mini", "", "FP32", "", predictions="p"),
-        Variant("good", "mini", "", "INT8", "", predictions="good"),
-        Variant("strayed", "mini", "", "INT8", "", predictions="bad"),
-        Variant("none", "mini", "", "INT8", "", predictions="x"),
-        Variant("other", "other", "", "FP64", "", predictions="other"),
-        Variant("untrained", "base", "", "FP32", ""),
+        Variant(name, model, "", precision, "", predictions=stored)
+        for name, model, precision, stored in (
+            ("fp32", "mini", "FP32", "p"),
+            ("good", "mini", "INT8", "good"),
+            ("strayed", "mini", "INT8", "bad"),
+            ("none", "mini", "INT8", "x"),
+            ("other", "other", "FP64", "other"),
+            ("untrained", "base", "FP32", ""),
+        )
     ]
     np.savez(tmp_path / "predictions_03.npz", p=predictions(100), other=predictions(50))
     np.savez(tmp_path / "predictions_04.npz", good=predictions(99), bad=predictions(98))
@@ -172,15 +170,15 @@ def test_a_real_measurement_has_every_row(tiny_rows, tmp_path):
     assert {block["sequence_length"] for block in document["raw_ms"]} == {32, "own"}
 
 
-def test_no_threads_stand_for_every_core_and_no_count_comes_twice():
-    several = SETTINGS.model_copy(update={"threads": [0, 1, physical_cores()]})
-    assert rounds.thread_counts(several) == sorted({1, physical_cores()})
-
-
 def test_a_row_that_cannot_be_loaded_is_named(tiny_rows):
     broken = replace(tiny_rows[4], name="broken", optional=False)
     with pytest.raises(RuntimeError, match=r"broken: .*none\.onnx"):
         rounds.run_benchmark([tiny_rows[2], broken], SENTENCES, SETTINGS, workloads=[OWN], **HOW)
+
+
+def test_no_threads_stand_for_every_core_and_no_count_comes_twice():
+    several = SETTINGS.model_copy(update={"threads": [0, 1, physical_cores()]})
+    assert rounds.thread_counts(several) == sorted({1, physical_cores()})
 
 
 def test_operations_are_counted_as_by_hand(tiny_architecture):

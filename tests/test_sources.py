@@ -1,7 +1,6 @@
 """Assets through the real pip, against an index that is a folder; the hub's client by a double."""
 
 import shutil
-import subprocess
 import zipfile
 from types import SimpleNamespace
 
@@ -51,26 +50,20 @@ def held(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_an_asset_is_fetched_and_hashed_once(index, cache, monkeypatch):
+def test_an_asset_is_kept_until_a_file_of_it_is_missing_or_cut(index, cache, tmp_path):
     asset = toy(publish(index))
-    first = fetch_asset("toy", asset)
-    assert held(first) == CONTENT
-    (index / "toyweights-1.0-py3-none-any.whl").unlink()
-    monkeypatch.setattr(sources.hashlib, "file_digest", None)  # no file is read again
-    assert fetch_asset("toy", asset) == first
-
-
-@pytest.mark.parametrize("harm", ["cut", "link", "all"])
-def test_a_file_that_is_missing_or_cut_is_fetched_again(index, cache, tmp_path, harm):
-    asset = toy(publish(index))
-    path = fetch_asset("toy", asset) / "weights.bin"
-    if harm == "cut":
-        path.write_bytes(b"\x00")
-    elif harm == "all":
-        shutil.rmtree(path.parent)
-    else:
-        path.rename(tmp_path / "elsewhere")
-        path.symlink_to(tmp_path / "elsewhere")
+    wheel = index / "toyweights-1.0-py3-none-any.whl"
+    folder, weights = fetch_asset("toy", asset), "weights.bin"
+    assert held(folder) == CONTENT
+    wheel.rename(tmp_path / wheel.name)
+    assert fetch_asset("toy", asset) == folder  # nothing is fetched
+    (tmp_path / wheel.name).rename(wheel)
+    (folder / weights).write_bytes(b"\x00")
+    assert held(fetch_asset("toy", asset)) == CONTENT
+    (folder / weights).rename(tmp_path / "elsewhere")
+    (folder / weights).symlink_to(tmp_path / "elsewhere")
+    assert held(fetch_asset("toy", asset)) == CONTENT
+    shutil.rmtree(folder)
     assert held(fetch_asset("toy", asset)) == CONTENT
 
 
@@ -102,19 +95,6 @@ def test_pieces_are_joined_into_the_archive_they_form(index, cache, tmp_path):
         for i, piece in enumerate((whole[:5000], whole[5000:]))
     ]
     assert held(fetch_asset("toy", toy(*pieces, prefix="model/"))) == CONTENT
-
-
-def test_a_full_disk_leaves_no_half_of_an_asset(index, cache):
-    cache.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", cache]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk")
-    try:
-        with pytest.raises(SourceError, match=r"No space left|ENOSPC|Errno 28"):
-            fetch_asset("toy", toy(publish(index)))
-        assert [path for path in cache.iterdir() if path.is_dir()] == []
-    finally:
-        subprocess.run(["umount", cache], check=True)
 
 
 def test_what_cannot_be_had_names_the_way_out(index, cache, monkeypatch):
@@ -166,10 +146,9 @@ def hub(tmp_path, monkeypatch):
             double.asked.append((repo_id, repo_type, revision))
             if not remote.exists():
                 raise OSError("404 Client Error.\n\nRepository Not Found")
-            for pattern in allow_patterns:
-                for file in remote.glob(pattern):
-                    cached.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, cached)
+            cached.mkdir(parents=True, exist_ok=True)
+            for file in (file for pattern in allow_patterns for file in remote.glob(pattern)):
+                shutil.copy(file, cached)
         return str(cached)
 
     def verify(_, repo_id, **asked):
@@ -196,15 +175,13 @@ def test_the_hub_gives_weights_and_no_code_and_then_the_cache_serves(hub):
 
 
 def test_what_the_hub_does_not_give_is_one_line(hub):
-    with pytest.raises(
-        SourceError, match=r"^hf://org/no: 404 Client Error. Repository Not.*HF_HOME"
-    ):
-        locate("hf://org/no")
     (hub.folder / "org/old/pytorch_model.bin").unlink()
-    with pytest.raises(SourceError, match="has no weights or data that could be used"):
-        locate("hf://org/old")
     hub.wrong.append("model.safetensors")
-    with pytest.raises(SourceError, match="had a wrong checksum and was removed; try again"):
-        locate("hf://org/safe")
-    with pytest.raises(SourceError, match="Repository id must be 'namespace/name'"):
-        locate("hf://bad")
+    for name, complaint in {
+        "org/no": r"^hf://org/no: 404 Client Error. Repository Not.*HF_HOME",
+        "org/old": "has no weights or data that could be used",
+        "org/safe": "had a wrong checksum and was removed; try again",
+        "bad": "Repository id must be 'namespace/name'",
+    }.items():
+        with pytest.raises(SourceError, match=complaint):
+            locate(f"hf://{name}")
