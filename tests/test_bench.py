@@ -24,7 +24,7 @@ def timings(*round_latencies) -> Timings:
 def test_summary_of_a_known_sample():
     summary = Timings([list(range(1, 51)), list(range(51, 101))]).summary()
     assert summary["p50"] == summary["mean"] == summary["typical"] == 50.5
-    assert summary["p90"] == pytest.approx(90.1) and summary["p99"] == pytest.approx(99.01)
+    assert (summary["p90"], summary["p99"]) == pytest.approx((90.1, 99.01))
     assert summary["std"] == pytest.approx(29.011, abs=1e-3)
 
 
@@ -145,11 +145,11 @@ def test_a_real_measurement_has_every_row(tiny_rows, tmp_path):
     found = rounds.run_benchmark(
         tiny_rows, SENTENCES, SETTINGS, workloads=workloads, unavailable={"strayed": "so"}, **HOW
     )
-    ran = [row for row in tiny_rows if row.name != "gone"]
+    ran = {row.name for row in tiny_rows} - {"gone"}
     assert "none.onnx" in found.unavailable.pop("gone") and found.unavailable == {"strayed": "so"}
     assert set(found.timings) == {(1, workload) for workload in workloads}
     for block in found.timings.values():
-        assert set(block) == {row.name for row in ran}
+        assert set(block) == ran
         for timing in block.values():
             assert len(timing.rounds) == 3 and all(len(calls) >= 2 for calls in timing.rounds)
     assert set(found.memory_mb) == {(1, "alone")}  # the others share
@@ -162,12 +162,14 @@ def test_a_real_measurement_has_every_row(tiny_rows, tmp_path):
         assert (row["accuracy"] is not None) == (row["name"] == "tiny, autograd")
         assert row["speedups"][base]["value"] == row["speedup_vs_bert_base_pytorch"]
     assert "tiny, onnx" in results.results_table(table, 1).to_html()
-    path, profile = tmp_path / "benchmark.json", load_profile("smoke")
-    results.write_benchmark(path, profile, table, found, headline="x")
+    path = tmp_path / "benchmark.json"
+    results.write_benchmark(path, load_profile("smoke"), table, found, headline="x")
     document = json.loads(path.read_text())
     assert {"profile", "environment", "protocol", "rows", "commit", "headline"} <= set(document)
     assert {"cpu", "instruction_sets", "threads", "versions"} <= set(document["environment"])
     assert {block["sequence_length"] for block in document["raw_ms"]} == {32, "own"}
+    several = SETTINGS.model_copy(update={"threads": [0, 1, physical_cores()]})
+    assert rounds.thread_counts(several) == sorted({1, physical_cores()})  # none comes twice
 
 
 def test_a_row_that_cannot_be_loaded_is_named(tiny_rows):

@@ -79,13 +79,17 @@ def test_the_default_data_is_what_the_readme_says():
         assert abs(rated[row["sentence"]]) >= settings.min_rating
 
 
-def test_unlabelled_text_is_read_plain_and_compressed(tmp_path):
+def test_unlabelled_text_is_read_plain_and_compressed_and_tokenised_once(tmp_path, tokenizer):
     text = "a fine film\n\n  \nnaïve — but fine\n"
     (tmp_path / "plain.txt").write_text(text, encoding="utf-8")
     with lzma.open(tmp_path / "packed.txt.xz", "wt", encoding="utf-8") as stream:
         stream.write(text)
     for name in ("plain.txt", "packed.txt.xz"):
         assert load_text(tmp_path / name)["sentence"][:] == ["a fine film", "naïve — but fine"]
+    encoded = [tokenize(load_text(tmp_path / "plain.txt"), tokenizer, 64) for _ in range(2)]
+    assert encoded[0]["length"][:] == [5, 6]
+    files = [[file["filename"] for file in each.cache_files] for each in encoded]
+    assert files[0] and files[0] == files[1]
 
 
 @pytest.mark.parametrize(
@@ -182,18 +186,16 @@ def test_few_keep_their_label_and_the_others_are_text_alone(tmp_path):
     [(["null", "bad", "so-so"], ("bad", "null", "so-so")), ([5, 4, 3, 2, 1], tuple("12345"))],
 )
 def test_classes_may_be_many_and_keep_their_order(tmp_path, named, classes):
-    write_csv(tmp_path / "mine.csv", [(f"NA {i}", named[i % len(named)]) for i in range(300)])
+    rows = [(f"film {i}", named[i % len(named)]) for i in range(300)]
+    write_csv(tmp_path / "mine.csv", [*rows, ("NA", named[0])])
+    # "NA" and "null" are words, which pandas takes for nothing
+    assert load_labelled(tmp_path / "mine.csv")["train"][-1] == ("NA", named[0])
     data = load(tmp_path / "mine.csv")
     assert class_names(data) == classes
     for split in ("labelled", "dev", "test"):
         for row in data[split]:
-            number = int(row["sentence"].split()[1])
+            number = int(row["sentence"].removeprefix("film ").replace("NA", "0"))
             assert classes[row["label"]] == str(named[number % len(named)])
-
-
-def test_words_that_pandas_takes_for_nothing_are_words(tmp_path):
-    write_csv(tmp_path / "mine.csv", [("NA", "null"), ("None", "nan"), ("fine", "null")])
-    assert load_labelled(tmp_path / "mine.csv")["train"][:2] == [("NA", "null"), ("None", "nan")]
 
 
 @pytest.mark.parametrize(
@@ -245,11 +247,3 @@ def test_a_transfer_set_adds_a_source_and_keeps_its_scores_or_not(tmp_path):
     assert transfer("plain.txt")["sentence"][:] == ["three", "four"]
     with pytest.raises(ValueError, match="no column 'prediction'"):
         transfer("plain.txt", scores="stored")
-
-
-def test_memory_mapped_sentences_are_tokenised_once(tmp_path, tokenizer):
-    (tmp_path / "plain.txt").write_text("a fine film\na dull film\n")
-    encoded = [tokenize(load_text(tmp_path / "plain.txt"), tokenizer, 64) for _ in range(2)]
-    assert encoded[0]["length"][:] == [5, 5]
-    files = [[file["filename"] for file in each.cache_files] for each in encoded]
-    assert files[0] and files[0] == files[1]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from helpers.classify import Classifier, PredictError, occlusion
+from helpers.classify import Classifier, occlusion
 from helpers.panel import CALLS, Panel
 
 SENTENCE = "a gripping, funny and deeply moving film"
@@ -93,8 +93,6 @@ def test_what_is_typed_is_never_markup(classifiers):
 
 def test_front_ends_with_and_without_widgets(classifiers):
     panel = Panel(classifiers, "")
-    with pytest.raises(PredictError, match="type a sentence"):
-        panel.answer("  ")
     assert "type a sentence" in panel._repr_mimebundle_()["text/plain"]
     panel.field.value = SENTENCE
     bundle = panel._repr_mimebundle_(include=None, exclude=None)

@@ -120,8 +120,7 @@ def test_identities_follow_the_content(tmp_path, monkeypatch):
     assert identify(str(tmp_path)) == first
     (tmp_path / "train.csv").write_text("another")
     assert identify(str(tmp_path)) != first
-    assert identify(str(tmp_path / "none")) is None
-    assert identify("hf://org/never-asked-for") is None
+    assert identify(str(tmp_path / "none")) is identify("hf://org/never-asked-for") is None
     assert identify(f"hf://org/name@{'0' * 40}") == f"commit {'0' * 40}"
     assert identify("all-MiniLM-L6-v2").startswith("sha256 ")
 
@@ -136,7 +135,7 @@ def test_every_profile_uses_what_is_declared_shipped_or_on_the_hub():
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The hub's client over a folder of repositories, where all downloads are listed."""
-    double = SimpleNamespace(folder=tmp_path / "hub", asked=[], wrong=[])
+    double = SimpleNamespace(folder=tmp_path / "hub", asked=[], wrong={})
 
     def download(repo_id, repo_type, revision, allow_patterns=None, local_files_only=False, **more):
         remote, cached = double.folder / repo_id, tmp_path / "cached" / repo_id / "0123"
@@ -152,7 +151,9 @@ def hub(tmp_path, monkeypatch):
         return str(cached)
 
     def verify(_, repo_id, **asked):
-        return SimpleNamespace(mismatches=[{"path": path} for path in double.wrong])
+        return SimpleNamespace(
+            mismatches=[{"path": path} for path in double.wrong.get(repo_id, ())]
+        )
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub.HfApi, "verify_repo_checksums", verify)
@@ -176,7 +177,7 @@ def test_the_hub_gives_weights_and_no_code_and_then_the_cache_serves(hub):
 
 def test_what_the_hub_does_not_give_is_one_line(hub):
     (hub.folder / "org/old/pytorch_model.bin").unlink()
-    hub.wrong.append("model.safetensors")
+    hub.wrong["org/safe"] = ["model.safetensors"]
     for name, complaint in {
         "org/no": r"^hf://org/no: 404 Client Error. Repository Not.*HF_HOME",
         "org/old": "has no weights or data that could be used",
