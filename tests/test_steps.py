@@ -108,7 +108,6 @@ def test_a_step_is_fresh_after_its_results_are_saved(project):
         ("helpers/second.py", "Text", "Other text", None),
         ("helpers/plots.py", "colour = 1", "colour = 2", None),
         (None, "", "teacher.training.epochs=1", "other settings"),
-        (None, "", "data.labels=3", "other settings"),
         (None, "", "teacher.model=checkpoints/bert-mini", "other settings"),
         (None, "", "quantization.trials=9", None),
     ],
