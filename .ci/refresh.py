@@ -1,15 +1,17 @@
 """For maintainers: make a finished run the committed one, and render README from it.
 
     .venv/bin/python .ci/refresh.py             after `make run`, and `make deeper` where it was run
+    .venv/bin/python .ci/refresh.py NAME        only its results, as another machine's: NAME.json
     .venv/bin/python .ci/refresh.py --render    README and its picture alone, from results/
 
 README.md holds markers, `<!-- results: begin -->` and so on; what stands between them is rendered
-from `results/default.json`, so that no figure is typed by hand.
+from `results/`, so that no figure is typed by hand. `default.json` is of the committed run.
 """
 
+import argparse
+import html
 import json
 import re
-import sys
 from pathlib import Path
 
 import nbformat
@@ -22,40 +24,56 @@ from helpers.tutorial.run import DEEPER, MAIN_LINE, is_fresh, read_times
 from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, write_whole
 
 
-def refresh() -> None:
-    """Make the default profile's executed copies, and its results, the committed ones."""
+def refresh(name: str) -> None:
+    """Store the results of the default profile's run; for `default`, the notebooks' outputs too."""
     profile = load_profile(DEFAULT)
     steps = [Step(number, profile) for number in (*MAIN_LINE, *DEEPER)]
     folder = steps[0].folder
     times = read_times(folder / "times.json")
-    for step in steps:
-        copy = folder / "executed" / step.notebook.name
-        if (
-            is_fresh(step, times)
-            and step.name in times
-            and _sources(copy) == _sources(step.notebook)
-        ):
-            refresh_notebook(copy, **times[step.name])
-        elif step.number in MAIN_LINE:
-            raise SystemExit(f"{step.name} was not run to its end as it is now: make run FROM=01")
-        else:
-            times.pop(step.name, None)
+    ran = [step for step in steps if step.name in times and is_fresh(step, times)]
+    if not set(MAIN_LINE) <= {step.number for step in ran}:
+        raise SystemExit("the default profile was not run to its end with this code: make run")
+    times = {step.name: times[step.name] for step in ran}
     results = report.gather_results(profile, folder, times)
     kept = {key: value for key, value in results.items() if key != "raw_ms"}
-    write_whole(ROOT / "results" / f"{DEFAULT}.json", json.dumps(kept, indent=1) + "\n")
+    write_whole(ROOT / "results" / f"{name}.json", json.dumps(kept, indent=1) + "\n")
+    if name == DEFAULT:
+        for step in ran:
+            refresh_notebook(step, **times[step.name])
 
 
-def _sources(path: Path) -> list[str]:
-    return [cell.source for cell in nbformat.read(path, as_version=4).cells]
-
-
-def refresh_notebook(executed: Path, minutes: float, gigabytes: float) -> None:
-    """Make an executed copy the committed notebook, which says in its opening what it took."""
-    notebook = nbformat.read(executed, as_version=4)
+def refresh_notebook(step: Step, minutes: float, gigabytes: float) -> None:
+    """Give a notebook the outputs of its executed copy; its opening says what they took."""
+    notebook = nbformat.read(step.notebook, as_version=4)
+    copy = nbformat.read(step.folder / "executed" / step.notebook.name, as_version=4)
+    cells, ran = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, copy))
+    if [cell.source for cell in cells] != [cell.source for cell in ran]:
+        raise SystemExit(f"{step.name} has other cells than were run: make run FROM={step.number}")
+    for cell, executed in zip(cells, ran, strict=True):
+        cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
     took = f"| Takes | {minutes:.1f} minutes and {gigabytes:.1f} GB in the committed run |"
     opening = notebook.cells[0]
     opening.source = re.sub(r"^\| Takes \| .* \|$", took, opening.source, flags=re.MULTILINE)
-    write_whole(NOTEBOOKS / executed.name, nbformat.writes(notebook) + "\n")
+    write_whole(step.notebook, nbformat.writes(notebook) + "\n")
+
+
+def machines_table(folder: Path) -> str:
+    """The machines whose results lie in a folder, on one thread each, as Markdown."""
+    heads = ["machine", "instructions", "BERT-Base, PyTorch, ms", "student, FP32, ms"]
+    heads += ["student, fastest INT8, ms", "times as fast as BERT-Base", "INT8 over FP32"]
+    table = [heads]
+    for path in sorted(folder.glob("*.json")):
+        results = report.read_results(path)
+        environment, baselines = results["environment"], results["baselines"]
+        rows = report.padded_rows(results, environment["threads"][0])
+        ms = {row["name"]: row["latency_ms"]["typical"] for row in rows}
+        base, fast = ms[baselines["pytorch"]], ms[results["headline"]]
+        fp32 = ms[results["headline"].replace("INT8", "FP32")]
+        machine = f"{html.escape(environment['cpu'])}, {results['date']}"
+        sets = ", ".join(name for name in environment["instruction_sets"])
+        figures = f"{base:.1f} {fp32:.2f} {fast:.2f} {base / fast:.0f}x {fp32 / fast:.2f}x"
+        table.append([machine, sets, *figures.split()])
+    return report.markdown_table(table, words=2)
 
 
 def notebooks_table(times: dict[str, dict]) -> str:
@@ -87,6 +105,7 @@ def render(root: Path = ROOT) -> None:
     blocks = {
         "headline": report.headline(results),
         "results": report.results_table(results),
+        "machines": machines_table(root / "results"),
         "notebooks": notebooks_table(results["notebooks"]),
     }
     for name, block in blocks.items():
@@ -97,6 +116,11 @@ def render(root: Path = ROOT) -> None:
 
 
 if __name__ == "__main__":
-    if "--render" not in sys.argv:
-        refresh()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("name", nargs="?", default=DEFAULT)
+    parser.add_argument("--render", action="store_true")
+    options = parser.parse_args()
+    if not options.render:
+        refresh(options.name)
     render()
