@@ -60,7 +60,7 @@ def refresh_notebook(step: Step, minutes: float, gigabytes: float) -> None:
 def machines_table(folder: Path) -> str:
     """The machines whose results lie in a folder, on one thread each, as Markdown."""
     heads = ["machine", "instructions", "BERT-Base, PyTorch, ms", "student, FP32, ms"]
-    heads += ["student, fastest INT8, ms", "times as fast as BERT-Base", "INT8 over FP32"]
+    heads += ["student, fastest INT8, ms", "times BERT-Base", "times FP32"]
     table = [heads]
     for path in sorted(folder.glob("*.json")):
         results = report.read_results(path)
