@@ -70,9 +70,9 @@ def machines_table(folder: Path) -> str:
         base, fast = ms[baselines["pytorch"]], ms[results["headline"]]
         fp32 = ms[results["headline"].replace("INT8", "FP32")]
         machine = f"{html.escape(environment['cpu'])}, {results['date']}"
-        sets = ", ".join(name for name in environment["instruction_sets"])
-        figures = f"{base:.1f} {fp32:.2f} {fast:.2f} {base / fast:.0f}x {fp32 / fast:.2f}x"
-        table.append([machine, sets, *figures.split()])
+        latencies = [f"{base:.1f}", f"{fp32:.2f}", f"{fast:.2f}"]
+        ratios = [f"{base / fast:.0f}x", f"{fp32 / fast:.2f}x"]
+        table.append([machine, ", ".join(environment["instruction_sets"]), *latencies, *ratios])
     return report.markdown_table(table, words=2)
 
 
