@@ -34,7 +34,7 @@ LAST_OF_MAIN = "05"  # `make run` ends with it; `make deeper` goes on
 SHOWING = {"look", "solution"}  # tags of cells that decide no result
 _ALWAYS_READ = {"seed", "max_length", "data"}
 _SAYS_NOTHING = {"name", "description", "base", "changes"}
-_SHOWING_MODULES = {"helpers", "helpers.environment", "helpers.plots", "helpers.panel"}
+_SHOWING_MODULES = {"helpers", "helpers.environment", "helpers.plots"}
 _PACKAGES = (*PACKAGES, "optuna", "scikit-learn")
 
 
