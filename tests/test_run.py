@@ -79,7 +79,7 @@ def test_fresh_steps_are_skipped_and_changed_ones_run_again(project, capfd):
     assert run_again("01", "02").count("fresh") == 2
     lesson(project, "02", needs=["01"], more="x = 1")
     printed = run_again("01", "02")
-    assert "01_a  fresh; about 0 min to go\n" in printed and "02_a  fresh" not in printed
+    assert "01_a  fresh\n" in printed and "02_a  fresh" not in printed
     assert runs(project, "01", "02") == [1, 2]
     run_again("02", force=True)
     assert runs(project, "01", "02") == [1, 3]
@@ -235,7 +235,7 @@ def test_several_processes_train_before_the_notebook_runs(project, monkeypatch):
 
 def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
     monkeypatch.setattr(run, "_SAMPLING_S", 2)
-    display = run.Display({"01_a": 1.0}, Console(file=io.StringIO(), force_terminal=True))
+    console = Console(file=io.StringIO(), force_terminal=True)
     children, used = [subprocess.Popen(["sleep", "60"]) for _ in range(4)], []
 
     def notebook():
@@ -243,23 +243,13 @@ def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
             time.sleep(seconds)
             used.append(time.process_time())
 
-    with display.running("01_a"):
+    with console.status("01_a", refresh_per_second=0.5):
         gigabytes = run._attend(notebook)
     for child in children:
         child.kill()
         child.wait()
     assert (used[1] - used[0]) / 8 < 0.02
     assert 0.01 < gigabytes < 100
-
-
-def test_what_remains_is_what_it_took_before():
-    console = Console(file=io.StringIO())
-    display = run.Display({"a": 1.0, "b": 2.0}, console)
-    display.done("a", 9.0, 1.0)
-    display.done("b", 2.0, 1.0)
-    run.Display({"a": 1.0, "new": None}, console).say("a", "begins")
-    said = console.file.getvalue().splitlines()
-    assert [line.partition("; ")[2] for line in said] == ["about 2 min to go", "", ""]
 
 
 def test_a_damaged_record_of_times_is_passed_over(tmp_path):

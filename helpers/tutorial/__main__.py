@@ -101,7 +101,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         return run_module("ruff", "check", ".") or run_module("ruff", "format", "--check", ".")
     if command in ("bundle", "wheelhouse"):
         return getattr(bundle, command)(options.target.absolute())
-    status = run_module("helpers.tutorial.sources")
+    status = _assets()
     if command == "lab":
         status = status or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
     return status
@@ -134,6 +134,19 @@ def _notebooks(options: argparse.Namespace) -> int:
     return run_steps(numbers, force=bool(first), processes=options.processes)
 
 
+def _assets(profile: str = "") -> int:
+    """Fetch what notebooks 01 to 05 take from outside."""
+    from helpers.tutorial import profile as profiles
+    from helpers.tutorial import sources
+
+    try:
+        sources.fetch(profiles.load_profile(profile), *sources.MAIN)
+    except (sources.SourceError, profiles.ProfileError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _test(*, deeper: bool) -> int:
     one_thread, smoke = {"OMP_NUM_THREADS": "1"}, {"PROFILE": "smoke"}
     for name in ("PROFILE", "SET"):
@@ -141,7 +154,7 @@ def _test(*, deeper: bool) -> int:
     tested = ROOT / ".tested"  # beside notebooks/, whose relative paths hold there too
     together = ("--numprocesses=2", "--dist=loadfile")
     nbval = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--durations=5")
-    status = run_module("helpers.tutorial.sources", **smoke)
+    status = _assets("smoke")
     status = status or run_module("pytest", "tests", *together, **one_thread)
     shutil.rmtree(ROOT / "artifacts/smoke", ignore_errors=True)
     status = status or run_module("tests.solutions", tested)

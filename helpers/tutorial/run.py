@@ -11,9 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -41,48 +41,6 @@ _ALONE = {"look", "single", "solution"}  # tags of cells that several processes 
 _SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
 
-class Display:
-    """One line for each notebook; on a terminal it shows the cell at work until that is done.
-
-    `expected` holds the minutes that notebooks took in an earlier run, None where none tells.
-    """
-
-    def __init__(self, expected: Mapping[str, float | None], console: Console | None = None):
-        self._console = console or Console(highlight=False, soft_wrap=True)
-        self._left = dict(expected)
-        self._width = max(map(len, expected))
-        self._status = self._console.status("starting", refresh_per_second=0.5)
-
-    @contextmanager
-    def running(self, name: str) -> Iterator[None]:
-        """Show that a notebook is at work."""
-        if not self._console.is_terminal:
-            self.say(name, "begins")
-        self._name = name
-        with self._status:
-            yield
-
-    def cell(self, cell, **_) -> None:
-        """Say which cell is at work."""
-        line = Text(f"{self._name}{self._to_go()}  {cell.source.strip().splitlines()[0]}")
-        line.truncate(self._console.width - 2, overflow="ellipsis")  # beside the spinner
-        self._status.update(line)
-
-    def done(self, name: str, minutes: float, gigabytes: float) -> None:
-        """Say what a notebook took."""
-        self._left.pop(name)
-        self.say(name, f"{minutes:4.1f} min  {gigabytes:.1f} GB")
-
-    def say(self, name: str, what: str) -> None:
-        """Print a notebook's line, with the minutes that those not done took before."""
-        self._console.print(f"{name:{self._width}s}  {what}{self._to_go()}")
-
-    def _to_go(self) -> str:
-        if None in self._left.values() or not any(self._left.values()):
-            return ""
-        return f"; about {sum(self._left.values()):.0f} min to go"
-
-
 class LoggingClient(NotebookClient):
     """Executes a notebook and copies what its cells write to a log, as they write it."""
 
@@ -98,9 +56,7 @@ class LoggingClient(NotebookClient):
         return super().output(outs, msg, display_id, cell_index)
 
 
-def execute_notebook(
-    path: Path, target: Path, *, log: IO[str], on_cell: Callable | None = None
-) -> float:
+def execute_notebook(path: Path, target: Path, *, log: IO[str], on_cell: Callable) -> float:
     """Execute one notebook in the notebooks' folder and write the executed copy to `target`.
 
     The copy is written whether or not a cell fails. What cells write goes to `log` too; `on_cell`
@@ -112,16 +68,10 @@ def execute_notebook(
         KeyboardInterrupt: the run was stopped; the kernel is gone.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = LoggingClient(
-        notebook,
-        log=log,
-        timeout=None,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(NOTEBOOKS)}},
-        coalesce_streams=True,
-        extra_arguments=["--log-level=ERROR"],
-        on_cell_execute=on_cell,
-    )
+    settings = {"timeout": None, "kernel_name": "python3", "on_cell_execute": on_cell}
+    settings |= {"coalesce_streams": True, "extra_arguments": ["--log-level=ERROR"]}
+    where = {"metadata": {"path": str(NOTEBOOKS)}}
+    client = LoggingClient(notebook, log=log, resources=where, **settings)
     kernel = client.create_kernel_manager()
     try:
         return _attend(
@@ -233,51 +183,65 @@ def run_steps(numbers: Sequence[str], *, force: bool = False, processes: int = 1
 def _run(steps: list[Step], *, force: bool, processes: int) -> int:
     """Run what is not fresh of the steps, in order, and conclude; returns the exit status."""
     profile, folder = steps[0].profile, steps[0].folder
-    times = read_times(folder / "times.json")
-    stale = [step for step in steps if force or not is_fresh(step, times)]
-    known = reference_times(profile) | times
+    record = folder / "times.json"
+    times, console = read_times(record), Console(highlight=False, soft_wrap=True)
     print(f"profile {profile.name}: {profile.description}; Ctrl-C stops, and says how to resume")
-    if stale:
+    if stale := [step for step in steps if force or not is_fresh(step, times)]:
         Lesson(stale[0]).data()  # what is wrong with the sentences is said before anything long
-        needed = max(known.get(step.name, {"gigabytes": 0})["gigabytes"] for step in stale)
-        if (free := psutil.virtual_memory().available / 1e9) < needed:
-            print(f"warning: {free:.1f} GB of memory are free; {needed:.1f} GB were needed before")
-    expected = {step.name: known.get(step.name, {}).get("minutes") for step in stale}
-    display = Display(dict.fromkeys([step.name for step in steps], 0.0) | expected)
+        _say_what_to_expect([step.name for step in stale], reference_times(profile) | times)
     with (folder / "run.log").open("w", encoding="utf-8") as log:
         for step in steps:
             step = Step(step.number, profile)  # those before it may have changed
             if not force and is_fresh(step, times):
-                display.say(step.name, "fresh")
+                console.print(f"{step.name}  fresh")
                 continue
             if force:
                 step.forget()
             times.pop(step.name, None)
-            write_whole(folder / "times.json", json.dumps(times, indent=1) + "\n")
+            write_whole(record, json.dumps(times, indent=1) + "\n")
             log.write(f"\n== {step.name}\n")
             began = time.monotonic()
             try:
-                with display.running(step.name):
-                    peak = _execute(step, processes, log, display)
+                peak = _execute(step, processes, log, console)
             except (Exception, KeyboardInterrupt) as error:
                 together = str(processes) if processes > 1 else ""
                 resume = run_command(steps[0].number, profile, PROCESSES=together)
                 return _explain(error, step, folder / "run.log", resume)
             minutes = (time.monotonic() - began) / 60
             times[step.name] = {"minutes": round(minutes, 2), "gigabytes": round(peak, 2)}
-            write_whole(folder / "times.json", json.dumps(times, indent=1) + "\n")
-            display.done(step.name, minutes, peak)
+            write_whole(record, json.dumps(times, indent=1) + "\n")
+            console.print(f"{step.name}  {minutes:.1f} min, {peak:.1f} GB")
     conclude(profile, folder, times)
     return 0
 
 
-def _execute(step: Step, processes: int, log: IO[str], display: Display) -> float:
-    """Run a step's notebook; returns gigabytes of memory."""
+def _say_what_to_expect(names: Sequence[str], known: Mapping[str, Mapping[str, float]]) -> None:
+    """Say what these notebooks took before, here or in the committed run, and what is free."""
+    before = [known[name] for name in names if name in known]
+    if len(before) == len(names):
+        minutes = sum(took["minutes"] for took in before)
+        print(f"these took {minutes:.0f} minutes before, here or on the committed run's machine")
+    needed = max((took["gigabytes"] for took in before), default=0)
+    if (free := psutil.virtual_memory().available / 1e9) < needed:
+        print(f"warning: {free:.1f} GB of memory are free; {needed:.1f} GB were needed before")
+
+
+def _execute(step: Step, processes: int, log: IO[str], console: Console) -> float:
+    """Run a step's notebook; on a terminal a line shows its cell at work. Returns gigabytes."""
     copy, peak = step.folder / "executed" / step.notebook.name, 0.0
     write_whole(copy, step.notebook.read_text(encoding="utf-8"))
-    if processes > 1:
-        peak = train_together(step.notebook, copy.with_suffix(".py"), processes, log)
-    return max(peak, execute_notebook(step.notebook, copy, log=log, on_cell=display.cell))
+    if not console.is_terminal:
+        print(f"{step.name}  begins", flush=True)
+    with console.status(step.name, refresh_per_second=0.5) as status:
+
+        def show(cell, **_):
+            line = Text(f"{step.name}  {cell.source.strip().splitlines()[0]}")
+            line.truncate(console.width - 2, overflow="ellipsis")  # beside the spinner
+            status.update(line)
+
+        if processes > 1:
+            peak = train_together(step.notebook, copy.with_suffix(".py"), processes, log)
+        return max(peak, execute_notebook(step.notebook, copy, log=log, on_cell=show))
 
 
 def is_fresh(step: Step, times: dict) -> bool:

