@@ -2,8 +2,6 @@
 
 import html
 import json
-import re
-from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,14 +20,6 @@ from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, write_whole
 BLOG_SPEEDUP = 16.47
 # ends of the names of the rows that a reader sees first; notebook 5 has them all
 SHOWN = ("PyTorch FP32", "INT8 static", "OpenVINO INT8", "engine INT8")
-_LEADING = ("05_frontier", "05_factors", "05_story")  # pictures at the top of the report
-# for a phone: nothing wider than the page but what scrolls by itself
-_STYLE = """<style>
-body { max-width: 60rem; margin: 0 auto; }
-.jp-RenderedHTMLCommon table { display: block; overflow-x: auto; max-width: 100%; }
-.jp-OutputArea-output, .highlight { overflow-x: auto; }
-.jp-OutputArea-child, img { max-width: 100%; height: auto; }
-</style>"""
 
 
 def conclude(profile: Profile, folder: Path, times: dict) -> None:
@@ -69,39 +59,25 @@ def gather_results(profile: Profile, folder: Path, times: dict) -> dict:
 
 
 def write_report(folder: Path, results: dict, title: str) -> None:
-    """Write `report.html`, one page that needs no network: results, pictures, notebooks."""
-    opening = [_STYLE, f"# {title}", headline(results), results_table(results)]
-    for path in (folder / "figures" / f"{name}.svg" for name in _LEADING):
-        if path.exists():
-            drawn = path.read_text(encoding="utf-8")
-            alt = html.unescape(re.search("<title>(.*?)</title>", drawn, re.DOTALL)[1])
-            opening.append(_image(alt, "svg+xml", b64encode(drawn.encode()).decode()))
-    page = new_notebook(cells=[new_markdown_cell("\n\n".join(opening))])
+    """Write `report.html`, one page that needs no network: results, and all executed notebooks."""
+    opening = f"# {title}\n\n{headline(results)}\n\n{results_table(results)}"
+    page = new_notebook(cells=[new_markdown_cell(opening)])
     for path in sorted((folder / "executed").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         page.metadata = notebook.metadata
-        page.cells += [_readable(cell) for cell in notebook.cells]
+        page.cells += notebook.cells
+    outputs = [output for cell in page.cells for output in cell.get("outputs", ())]
+    for output in (output for output in outputs if "data" in output):
+        output.data.pop("application/vnd.jupyter.widget-view+json", None)
+        if png := output.data.pop("image/png", None):  # nbconvert leaves out its alt text
+            alt = html.escape(output.metadata.get("image/png", {}).get("alt", ""))
+            image = f'<img alt="{alt}" style="max-width: 100%" src="data:image/png;base64,{png}">'
+            output.data["text/html"] = image
     nowhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
     hidden = {"exclude_input_prompt": True, "exclude_output_prompt": True}
     exporter = HTMLExporter(template_name="lab", embed_images=True, **nowhere, **hidden)
     resources = {"metadata": {"name": title, "path": str(NOTEBOOKS)}}
     write_whole(folder / "report.html", exporter.from_notebook_node(page, resources)[0])
-
-
-def _readable(cell):
-    """A cell as a page shows it: pictures with their alt text, widgets as their plain answer."""
-    for output in cell.get("outputs", ()):
-        data = output.get("data", {})
-        data.pop("application/vnd.jupyter.widget-view+json", None)
-        if png := data.pop("image/png", None):
-            data["text/html"] = _image(
-                output.metadata.get("image/png", {}).get("alt", ""), "png", png
-            )
-    return cell
-
-
-def _image(alt: str, kind: str, content: str) -> str:
-    return f'<img alt="{html.escape(alt)}" src="data:image/{kind};base64,{content}">'
 
 
 def headline(results: dict) -> str:
