@@ -2,7 +2,6 @@
 
 import os
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -401,13 +400,13 @@ def score_sentences(
     """Logits (n, classes) as fast as the machine gives them, for large transfer sets.
 
     In BF16 where the hardware has it, on a CPU through OpenVINO. Several processes share the
-    sentences out, and each gets all the logits. Scores are stored in the folder `keep`, so that a
-    run that was killed goes on. A dataset with a column `prediction` has its scores already.
+    sentences out, and each gets all the logits. Scores are stored in the folder `keep`, one for
+    this model and these sentences alone, so that a run that was killed goes on. A dataset with a
+    column `prediction` has its scores already.
     """
     if "prediction" in dataset.column_names:
         return np.array(dataset["prediction"], dtype=np.float32)
     model, state = without_autocast(model).eval(), PartialState()
-    stamp = _checksum(model, dataset) if keep else 0
     device = state.device.type
     if device == "cpu":
         run = _compiled(model, "bf16" if has_bf16(device) else "f32")
@@ -415,7 +414,7 @@ def score_sentences(
         run = _pytorch(model.to(device), autocast=has_bf16(device))
     blocks = []
     for start in range(0, len(dataset), _BLOCK):
-        stored = keep / f"{stamp}-{start}.npy" if keep else None
+        stored = keep / f"{start}.npy" if keep else None
         if stored and stored.exists():
             blocks.append(np.load(stored))
             continue
@@ -428,14 +427,6 @@ def score_sentences(
             np.save(aside := stored.with_name("new.npy"), blocks[-1])
             aside.replace(stored)
     return np.concatenate(blocks)
-
-
-def _checksum(model: PreTrainedModel, dataset: Dataset) -> int:
-    """A number that another model's weights or other sentences would change."""
-    total = zlib.crc32("\n".join(dataset["sentence"]).encode())
-    for tensor in model.state_dict().values():
-        total = zlib.crc32(tensor.detach().cpu().contiguous().numpy(), total)
-    return total
 
 
 def _pytorch(model: PreTrainedModel, *, autocast: bool = False) -> Callable:
