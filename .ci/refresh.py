@@ -1,8 +1,8 @@
 """For maintainers: make a finished run the committed one, and render README from it.
 
     .venv/bin/python .ci/refresh.py             after `make run`, and `make deeper` where it was run
-    .venv/bin/python .ci/refresh.py NAME        only its results, as another machine's: NAME.json
     .venv/bin/python .ci/refresh.py --render    README and its picture alone, from results/
+    .venv/bin/python .ci/refresh.py --add FILE  the same, with a benchmark.json of another machine
 
 README.md holds markers, `<!-- results: begin -->` and so on; what stands between them is rendered
 from `results/`, so that no figure is typed by hand. `default.json` is of the committed run.
@@ -18,14 +18,14 @@ import nbformat
 import pandas as pd
 
 from helpers import plots
-from helpers.tutorial import report
+from helpers.tutorial import machines, report
 from helpers.tutorial.profile import DEFAULT, ROOT, load_profile
 from helpers.tutorial.run import DEEPER, MAIN_LINE, is_fresh, read_times
 from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, write_whole
 
 
-def refresh(name: str) -> None:
-    """Store the results of the default profile's run; for `default`, the notebooks' outputs too."""
+def refresh() -> None:
+    """Store the results of the default profile's run, and its notebooks' outputs."""
     profile = load_profile(DEFAULT)
     steps = [Step(number, profile) for number in (*MAIN_LINE, *DEEPER)]
     folder = steps[0].folder
@@ -36,10 +36,9 @@ def refresh(name: str) -> None:
     times = {step.name: times[step.name] for step in ran}
     results = report.gather_results(profile, folder, times)
     kept = {key: value for key, value in results.items() if key != "raw_ms"}
-    write_whole(ROOT / "results" / f"{name}.json", json.dumps(kept, indent=1) + "\n")
-    if name == DEFAULT:
-        for step in ran:
-            refresh_notebook(step, **times[step.name])
+    write_whole(ROOT / "results" / f"{DEFAULT}.json", json.dumps(kept, indent=1) + "\n")
+    for step in ran:
+        refresh_notebook(step, **times[step.name])
 
 
 def refresh_notebook(step: Step, minutes: float, gigabytes: float) -> None:
@@ -118,9 +117,14 @@ def render(root: Path = ROOT) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("name", nargs="?", default=DEFAULT)
     parser.add_argument("--render", action="store_true")
+    parser.add_argument("--add", type=Path, metavar="FILE")
     options = parser.parse_args()
-    if not options.render:
-        refresh(options.name)
+    if options.add:
+        try:
+            print("stored", machines.add_results(options.add, ROOT / "results"))
+        except ValueError as error:
+            raise SystemExit(f"error: {error}") from None
+    elif not options.render:
+        refresh()
     render()

@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,10 +45,11 @@ def load_model(runtime: RuntimeName, source, *, threads: int, **options) -> Load
 
     Options of PyTorch: `mode`, one of "inference_mode" (the default), "autograd" (as the blog timed
     it) and "compile" (`torch.compile`, which needs a C++ compiler). Of OpenVINO: `hint`, the
-    precision of what is not INT8, "f32" (the default) or "bf16"; `buckets`, lengths in word pieces
-    for each of which the model is compiled, at batch size 1, so that each sentence runs alone at
-    the shortest that holds it, however wide its batch was padded; and with buckets `streams`, how
-    many sentences run at once, for many sentences rather than for a quick answer to one.
+    precision of what is not INT8, "f32" (the default) or "bf16"; and `buckets`, lengths in word
+    pieces for each of which the model is compiled, at batch size 1, so that each sentence runs
+    alone at the shortest that holds it, however wide its batch was padded. Of OpenVINO without
+    buckets and of ONNX Runtime: `streams`, a divisor of `threads`: calls from so many threads run
+    side by side, for many sentences rather than for a quick answer to one.
 
     Raises:
         RuntimeError: the runtime would use another number of threads, or an option cannot be had
@@ -93,11 +93,11 @@ def _load_pytorch(source, threads: int, mode: str = "inference_mode") -> LoadedM
     return LoadedModel(run, torch.get_num_threads())
 
 
-def _load_onnxruntime(source: Path, threads: int) -> LoadedModel:
+def _load_onnxruntime(source: Path, threads: int, streams: int = 1) -> LoadedModel:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads // streams  # 1 is the thread that calls
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
@@ -105,7 +105,7 @@ def _load_onnxruntime(source: Path, threads: int) -> LoadedModel:
     def run(input_ids, attention_mask):
         return session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})[0]
 
-    return LoadedModel(run, session.get_session_options().intra_op_num_threads)
+    return LoadedModel(run, streams * session.get_session_options().intra_op_num_threads)
 
 
 def _load_openvino(
@@ -128,14 +128,19 @@ def _load_openvino(
             static.reshape({tensor.any_name: (1, length) for tensor in static.inputs})
             by_length[length] = core.compile_model(static, "CPU", settings)
         used = max(one.get_property("INFERENCE_NUM_THREADS") for one in by_length.values())
-        return LoadedModel(_run_in_buckets(by_length, streams), used)
+        return LoadedModel(_run_in_buckets(by_length), used)
     compiled = core.compile_model(model, "CPU", settings)
-    request, lock = compiled.create_infer_request(), Lock()
+    free: SimpleQueue = SimpleQueue()  # a request holds the inputs and outputs of one call
+    for _ in range(streams):
+        free.put(compiled.create_infer_request())
 
     def run(input_ids, attention_mask):
-        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        with lock:  # a request holds the inputs and outputs of one call
+        request = free.get()
+        try:
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
             return request.infer(feed, share_inputs=True)[0]
+        finally:
+            free.put(request)
 
     return LoadedModel(run, compiled.get_property("INFERENCE_NUM_THREADS"))
 
@@ -148,43 +153,31 @@ def _openvino_core():
     return openvino.Core()
 
 
-def _run_in_buckets(by_length: dict, streams: int) -> Run:
-    """Run each row at the shortest bucket that holds it, as many rows at once as `streams`.
-
-    Each bucket has a request for each stream, with arrays for its inputs that stay in memory.
-    """
+def _run_in_buckets(by_length: dict) -> Run:
+    """Run each row alone, at the shortest bucket that holds it; its inputs stay in memory."""
     import openvino
 
-    free: dict[int, SimpleQueue] = {length: SimpleQueue() for length in by_length}
+    requests, lock = {}, Lock()
     for length, compiled in by_length.items():
-        for _ in range(streams):
-            request = compiled.create_infer_request()
-            arrays = [np.zeros((1, length), dtype=np.int64) for _ in range(2)]
-            for name, array in zip(("input_ids", "attention_mask"), arrays, strict=True):
-                request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
-            free[length].put((request, *arrays, request.get_output_tensor(0).data))
+        request = compiled.create_infer_request()
+        arrays = [np.zeros((1, length), dtype=np.int64) for _ in range(2)]
+        for name, array in zip(("input_ids", "attention_mask"), arrays, strict=True):
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        requests[length] = request, *arrays, request.get_output_tensor(0).data
 
     def run_row(input_ids, attention_mask):
         pieces = len(np.trim_zeros(attention_mask, "b"))  # padding left out
         length = next((length for length in by_length if length >= pieces), None)
         if length is None:
-            longest = max(by_length)
-            raise ValueError(f"{pieces} word pieces do not fit the longest bucket, {longest}")
-        request, ids, mask, logits = held = free[length].get()
-        try:
+            raise ValueError(f"{pieces} word pieces do not fit the longest of {list(by_length)}")
+        request, ids, mask, logits = requests[length]
+        with lock:
             ids[0, :pieces], ids[0, pieces:] = input_ids[:pieces], 0
             mask[0, :pieces], mask[0, pieces:] = attention_mask[:pieces], 0
             request.infer()
             return logits.copy()
-        finally:
-            free[length].put(held)
 
-    run_rows = map if streams == 1 else ThreadPoolExecutor(streams).map
-
-    def run(input_ids, attention_mask):
-        return np.concatenate(list(run_rows(run_row, input_ids, attention_mask)))
-
-    return run
+    return lambda ids, mask: np.concatenate(list(map(run_row, ids, mask)))
 
 
 def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> tuple:
@@ -201,8 +194,8 @@ def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> tuple:
     return ids, mask
 
 
-def load_text_encoder(tokenizer: Path, max_length: int) -> Callable[[str], tuple]:
-    """Return a function from a text to `input_ids` and `attention_mask`, int64 (1, length).
+def load_rows_encoder(tokenizer: Path, max_length: int) -> Callable[[Sequence[str]], list]:
+    """Return a function from texts to rows of word pieces, each int64 (length,), on every core.
 
     It calls the tokenizers library itself, which for one sentence takes a fraction of the time of
     `transformers`' tokenizer around it and cuts the same word pieces. What cannot be encoded as
@@ -212,9 +205,19 @@ def load_text_encoder(tokenizer: Path, max_length: int) -> Callable[[str], tuple
     encoder.enable_truncation(max_length)
     encoder.no_padding()
 
+    def encode(texts):
+        texts = [text.encode("utf-8", errors="replace").decode("utf-8") for text in texts]
+        return [np.array(row.ids, dtype=np.int64) for row in encoder.encode_batch_fast(texts)]
+
+    return encode
+
+
+def load_text_encoder(tokenizer: Path, max_length: int) -> Callable[[str], tuple]:
+    """Return a function from a text to `input_ids` and `attention_mask`, int64 (1, length)."""
+    encode_rows = load_rows_encoder(tokenizer, max_length)
+
     def encode(text):
-        text = text.encode("utf-8", errors="replace").decode("utf-8")
-        ids = np.array([encoder.encode(text).ids], dtype=np.int64)
+        ids = encode_rows([text])[0][np.newaxis]
         return ids, np.ones_like(ids)
 
     return encode

@@ -3,13 +3,19 @@
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
+from onnxruntime.quantization import quantize_dynamic
 
+from helpers import classify
 from helpers.classify import Classifier, PredictError, length_buckets
+from helpers.quantization import CalibrationLoader, quantize_with_onnxruntime
 from helpers.runtimes import LoadedModel
 from tests.conftest import SENTENCES
 
@@ -150,3 +156,95 @@ def test_an_onnx_file_that_names_other_files_reads_none_of_them(tiny_folder, tin
         (folder / "model.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(PredictError, match="cannot be loaded by onnxruntime"):
             Classifier(folder / "model.onnx")
+
+
+def write_as(ending: str, folder: Path, sentences: list[str]) -> Path:
+    path = folder / f"reviews.{ending}"
+    frame = pd.DataFrame({"id": range(len(sentences)), "text": sentences})
+    if ending == "parquet":
+        frame.to_parquet(path, row_group_size=10)
+    elif ending == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif ending == "txt":
+        path.write_text("\n".join(sentences) + "\n", encoding="utf-8")
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ending == "tsv" else ",")
+    return path
+
+
+def corpus_command(model, source, target, part: int) -> list[str]:
+    code = f"from helpers import classify as c; c.PART = {part}; raise SystemExit(c.main())"
+    return [sys.executable, "-c", code, "--model", str(model), str(source), str(target)]
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "tsv", "jsonl", "parquet"])
+def test_a_corpus_keeps_its_order_in_every_format(ending, tmp_path, tiny_openvino, monkeypatch):
+    monkeypatch.setattr(classify, "PART", 16)
+    sentences = [*SENTENCES, "NA", "null", "12", 'he said "no"', "ünïcode, 字"] * 4
+    if ending != "txt":
+        sentences[20] = "two\nlines"
+    classifier = Classifier(tiny_openvino, threads=2, many=True)
+    source = write_as(ending, tmp_path, sentences)
+    classify.classify_file(classifier, tiny_openvino, source, tmp_path / "labels")
+    found, expected = pd.read_parquet(tmp_path / "labels"), [*classifier.classify(sentences)]
+    assert found["sentence"].tolist() == sentences
+    assert found["label"].tolist() == [label for label, _ in expected]
+    np.testing.assert_allclose(found["probability"], [share for _, share in expected], atol=1e-6)
+    assert len(list((tmp_path / "labels").iterdir())) == 3
+
+
+def test_a_killed_corpus_goes_on_where_it_was(tmp_path, tiny_openvino):
+    source = write_as("csv", tmp_path, [f"film number {n} " * (n % 9) for n in range(4000)])
+    command = corpus_command(tiny_openvino, source, tmp_path / "labels", 64)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while len(parts := sorted(tmp_path.glob("labels/part-*"))) < 2 and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode not in (0, 2)
+    before = [part.stat().st_mtime_ns for part in parts]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "openvino, FP32 where it is not INT8" in done.stderr
+    assert "4000/4000" in done.stderr and [part.stat().st_mtime_ns for part in parts] == before
+    found = pd.read_parquet(tmp_path / "labels")
+    assert found["sentence"].tolist() == pd.read_csv(source).fillna("")["text"].tolist()
+    source.write_text("text\nanother film\n")
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2 and "parts of another model or input" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("none.csv", None, "cannot be read"),
+        ("none.txt", None, "cannot be read"),
+        ("other.csv", b"id,review\n1,fine\n", "no column 'sentence' or 'text'"),
+        ("latin.csv", b"text\nna\xefve\n", "cannot be read: .*UTF8"),
+        ("ragged.csv", b"text\nfine\ndull,grey\n", "cannot be read: .*columns"),
+        ("broken.parquet", b"PAR1", "cannot be read"),
+        ("broken.jsonl", b'{"text": "fine"}\n{"text"', "cannot be read"),
+    ],
+)
+def test_a_corpus_that_cannot_be_read_says_why_in_one_line(tmp_path, name, content, complaint):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(PredictError, match=complaint) as raised:
+        list(classify.read_sentences(tmp_path / name))
+    assert "\n" not in str(raised.value)
+
+
+def test_no_answer_depends_on_the_company(tiny_folder, tiny_onnx, tiny_openvino, encoded):
+    static, dynamic = (tiny_onnx.with_name(f"{kind}.onnx") for kind in ("static", "dynamic"))
+    quantize_with_onnxruntime(tiny_onnx, static, CalibrationLoader(encoded.select(range(6))))
+    quantize_dynamic(tiny_onnx, dynamic)
+    sentences = [*SENTENCES, "a film " * 30, *(f"film number {n}" for n in range(40))]
+    for path in (tiny_folder, tiny_onnx, tiny_openvino, static, dynamic):
+        classifier = Classifier(path, threads=2, many=True)
+        assert classifier.batch == (1 if path == dynamic else classify.BATCH)
+        alone = np.concatenate([classifier.probabilities([one]) for one in sentences])
+        for company in (sentences, sentences[::-1], sentences[:3]):
+            order = [sentences.index(one) for one in company]
+            together = classifier.probabilities(company)
+            np.testing.assert_allclose(together, alone[order], atol=1e-4, err_msg=str(path))
+        classifier.batch = classify.BATCH
+        changed = np.abs(classifier.probabilities(sentences) - alone).max() > 1e-4
+        assert changed == (path == dynamic)

@@ -23,15 +23,14 @@ def test_more_threads_than_the_runtime_takes_are_refused(tiny_onnx):
         load_model("openvino", tiny_onnx, threads=4096)
 
 
-@pytest.mark.parametrize("streams", [1, 2])
-def test_static_shapes_give_the_logits_of_the_dynamic_model(tiny_onnx, streams):
+def test_static_shapes_give_the_logits_of_the_dynamic_model(tiny_onnx):
     dynamic = load_model("openvino", tiny_onnx, threads=2)
-    static = load_model("openvino", tiny_onnx, threads=2, buckets=(4, 16), streams=streams)
+    static = load_model("openvino", tiny_onnx, threads=2, buckets=(4, 16))
     rng = np.random.default_rng(0)
     rows = [rng.integers(1000, 20000, size=n) for n in (16, 1, 4, 5, 12, 3)]
     ids, mask = pad_rows(rows)
     np.testing.assert_allclose(static.run(ids, mask), dynamic.run(ids, mask), atol=1e-4)
-    with pytest.raises(ValueError, match="17 word pieces do not fit the longest bucket, 16"):
+    with pytest.raises(ValueError, match="17 word pieces do not fit the longest of"):
         static.run(np.ones((1, 17), dtype=np.int64), np.ones((1, 17), dtype=np.int64))
 
 

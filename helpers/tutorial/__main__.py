@@ -29,6 +29,7 @@ COMMANDS = {
     "engine": "the blog's engine, in an environment of its own (Linux on x86-64)",
     "bundle": "finished results to start from, in a folder or a .zip",
     "wheelhouse": "all that run, test and lab need, in a folder for a USB stick",
+    "results": "add a machine's benchmark.json to results/ and README's table",
     "assets": "fetch the data and weights of the profile",
     "setup": "only make .venv; --here installs into this Python's environment",
     "lint": "ruff on code and notebooks",
@@ -83,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--deeper", action="store_true", help="the deeper notebooks too")
         if name in ("bundle", "wheelhouse"):
             one.add_argument("target", type=Path, metavar="DIR", help="made where it is missing")
+        if name == "results":
+            one.add_argument("file", type=Path, metavar="FILE", help="its benchmark.json")
         if name == "setup":
             one.add_argument("--here", action="store_true", help="for conda and Colab")
     return parser
@@ -101,6 +104,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return run_module("ruff", "check", ".") or run_module("ruff", "format", "--check", ".")
     if command in ("bundle", "wheelhouse"):
         return getattr(bundle, command)(options.target.absolute())
+    if command == "results":
+        return subprocess.call([sys.executable, ".ci/refresh.py", "--add", str(options.file)])
     status = _assets()
     if command == "lab":
         status = status or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
