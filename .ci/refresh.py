@@ -34,15 +34,16 @@ def refresh() -> None:
     if not set(MAIN_LINE) <= {step.number for step in ran}:
         raise SystemExit("the default profile was not run to its end with this code: make run")
     times = {step.name: times[step.name] for step in ran}
+    renewed = {step.notebook: renewed_notebook(step, **times[step.name]) for step in ran}
     results = report.gather_results(profile, folder, times)
     kept = {key: value for key, value in results.items() if key != "raw_ms"}
     write_whole(ROOT / "results" / f"{DEFAULT}.json", json.dumps(kept, indent=1) + "\n")
-    for step in ran:
-        refresh_notebook(step, **times[step.name])
+    for path, notebook in renewed.items():
+        write_whole(path, nbformat.writes(notebook) + "\n")
 
 
-def refresh_notebook(step: Step, minutes: float, gigabytes: float) -> None:
-    """Give a notebook the outputs of its executed copy; its opening says what they took."""
+def renewed_notebook(step: Step, minutes: float, gigabytes: float) -> nbformat.NotebookNode:
+    """A notebook with the outputs of its executed copy; its opening says what they took."""
     notebook = nbformat.read(step.notebook, as_version=4)
     copy = nbformat.read(step.folder / "executed" / step.notebook.name, as_version=4)
     cells, ran = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, copy))
@@ -53,7 +54,7 @@ def refresh_notebook(step: Step, minutes: float, gigabytes: float) -> None:
     took = f"| Takes | {minutes:.1f} minutes and {gigabytes:.1f} GB in the committed run |"
     opening = notebook.cells[0]
     opening.source = re.sub(r"^\| Takes \| .* \|$", took, opening.source, flags=re.MULTILINE)
-    write_whole(step.notebook, nbformat.writes(notebook) + "\n")
+    return notebook
 
 
 def machines_table(folder: Path) -> str:
