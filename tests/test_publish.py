@@ -66,21 +66,21 @@ def agree(folder, name, found, runtime, atol=1e-4):
 def test_our_own_reader_transformers_and_the_programs_of_the_page(capsys, folder, monkeypatch):
     assert "EXPORTED" in os.environ or "left out: npm is not" in capsys.readouterr().out
     card = publish.ModelCard.load(folder / "README.md")
-    assert card.data.eval_results and card.data.license == "apache-2.0"
     assert re.search(r"openvino_model.xml.* (0\.\d{4}|1\.0000) .* \| \d+\.\d\d \|\n", card.text)
     for name in publish.MODELS:
-        model = folder / name.replace("model.safetensors", "")
-        assert Classifier(model, threads=1).labels == LABELS and f"| `{name}`, " in card.text
+        reader = Classifier(folder / name.replace("model.safetensors", ""), threads=1)
+        assert reader.labels == LABELS and f"| `{name}`, " in card.text and card.data.eval_results
     monkeypatch.chdir(folder)
     exec(PYTHON[0], named := {})
-    agree(folder, "onnx/model_static.onnx", [*map(named["onnx_logits"], SENTENCES)], "onnxruntime")
-    agree(folder, "openvino_model.xml", [*map(named["openvino_logits"], SENTENCES)], "openvino")
+    run, model, feed = named["session"].run, named["model"], named["feed"]
+    agree(folder, "onnx/model_static.onnx", [run(None, feed(s)) for s in SENTENCES], "onnxruntime")
+    agree(folder, "openvino_model.xml", [model(feed(s))[0] for s in SENTENCES], "openvino")
     ask = pipeline("text-classification", ".", function_to_apply="none", top_k=None)
     scores = [sorted(ask([s], truncation=True)[0], key=lambda a: a["label"]) for s in SENTENCES]
     agree(folder, ".", [[answer["score"] for answer in two] for two in scores], "pytorch")
     sent = {i["name"]: np.reshape(i["data"], i["shape"]) for i in json.loads(JSON[0])["inputs"]}
-    assert sent["input_ids"].tolist() == [named["tokenizer"].encode("a gripping film").ids]
-    assert named["session"].run(["logits"], sent)[0].shape == named["model"](sent)["logits"].shape
+    np.testing.assert_equal(sent, feed("a gripping film"))
+    assert run(["logits"], sent)[0].shape == model(sent)["logits"].shape == (1, 2)
 
 
 def test_what_cannot_be_exported_is_said_in_a_line(folder, tmp_path, monkeypatch, capsys):
@@ -104,8 +104,7 @@ def test_it_pushes_only_what_was_agreed_to(folder, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_optimum_and_transformers_4(folder, tmp_path):
-    """Their versions lie before ours on the path; PyTorch and the runtimes are ours."""
+def test_optimum_and_transformers_4_before_ours_on_the_path(folder, tmp_path):
     install = f"-m uv pip install --no-deps --target {tmp_path / '4'} {OVERLAY}"
     subprocess.run([sys.executable, *install.split()], check=True)
     ask = [sys.executable, "-c", PYTHON[1] + ASK, json.dumps(SENTENCES)]
