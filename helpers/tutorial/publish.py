@@ -110,7 +110,11 @@ def _write_page(demo: Path) -> None:
     if not (npm := shutil.which("npm")):
         raise SourceError("npm is not installed")
     with tempfile.TemporaryDirectory() as scratch:
-        command = [npm, "pack", "--silent", "--prefer-offline", "--fetch-retries=0", *PACKAGES]
+        command = [
+            npm,
+            *"pack --loglevel=error --prefer-offline --fetch-retries=0".split(),
+            *PACKAGES,
+        ]
         done = subprocess.run(command, cwd=scratch, capture_output=True, encoding="utf-8")
         packed = sorted(Path(scratch).glob("*.tgz"))
         if sha256(b"".join(path.read_bytes() for path in packed)).hexdigest() != SHA256:
