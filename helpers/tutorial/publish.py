@@ -110,12 +110,8 @@ def _write_page(demo: Path) -> None:
     if not (npm := shutil.which("npm")):
         raise SourceError("npm is not installed")
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            npm,
-            *"pack --loglevel=error --prefer-offline --fetch-retries=0".split(),
-            *PACKAGES,
-        ]
-        done = subprocess.run(command, cwd=scratch, capture_output=True, encoding="utf-8")
+        options = ["--loglevel=error", "--prefer-offline", "--fetch-retries=0", *PACKAGES]
+        done = subprocess.run([npm, "pack", *options], cwd=scratch, capture_output=True, text=True)
         packed = sorted(Path(scratch).glob("*.tgz"))
         if sha256(b"".join(path.read_bytes() for path in packed)).hexdigest() != SHA256:
             said = done.stderr.strip() or "other files came than those that are pinned"
