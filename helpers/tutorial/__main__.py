@@ -28,6 +28,7 @@ COMMANDS = {
     "test": "unit tests, and notebooks under nbval in the profile smoke",
     "engine": "the blog's engine, in an environment of its own (Linux on x86-64)",
     "bundle": "finished results to start from, in a folder or a .zip",
+    "export": "the student, in a folder that other tools load, with a page that classifies",
     "wheelhouse": "all that run, test and lab need, in a folder for a USB stick",
     "results": "add a machine's benchmark.json to results/ and README's table",
     "assets": "fetch the data and weights of the profile",
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         one = commands.add_parser(name, help=text, description=text)
-        if name in ("run", "deeper", "lab", "assets", "bundle", "wheelhouse"):
+        if name in ("run", "deeper", "lab", "assets", "bundle", "export", "wheelhouse"):
             one.add_argument("--profile", help="a file of profiles/ (or the variable PROFILE)")
             one.add_argument("--set", help='single settings: "name=trial seed=7" (or SET)')
         if name in ("run", "deeper"):
@@ -82,10 +83,13 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("only", nargs="?", metavar="NN", help="this one alone")
         if name == "test":
             one.add_argument("--deeper", action="store_true", help="the deeper notebooks too")
-        if name in ("bundle", "wheelhouse"):
+        if name in ("bundle", "export", "wheelhouse"):
             one.add_argument("target", type=Path, metavar="DIR", help="made where it is missing")
         if name == "results":
             one.add_argument("file", type=Path, metavar="FILE", help="its benchmark.json")
+        if name == "export":
+            one.add_argument("--push", metavar="ORG/NAME", help="then to the model hub; asks first")
+            one.add_argument("--yes", action="store_true", help="push without asking")
         if name == "setup":
             one.add_argument("--here", action="store_true", help="for conda and Colab")
     return parser
@@ -106,6 +110,10 @@ def _dispatch(options: argparse.Namespace) -> int:
         return getattr(bundle, command)(options.target.absolute())
     if command == "results":
         return subprocess.call([sys.executable, ".ci/refresh.py", "--add", str(options.file)])
+    if command == "export":
+        from helpers.tutorial.publish import export
+
+        return export(options.target.absolute(), repository=options.push, agreed=options.yes)
     status = _assets()
     if command == "lab":
         status = status or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
