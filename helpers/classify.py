@@ -33,9 +33,6 @@ _COLUMNS = ("sentence", "text")
 _DESCRIPTION = ("config.json", "tokenizer_config.json", "tokenizer.json")
 
 
-Report = Callable[[int], object]
-
-
 class PredictError(ValueError):
     """The model or the input cannot be used; the message says why."""
 
@@ -90,7 +87,7 @@ class Classifier:
         self.batch = 1 if ranges_of_batch else BATCH
         self._map = ThreadPoolExecutor(streams).map if streams > 1 else map
 
-    def probabilities(self, sentences: Sequence[str], report: Report = int) -> np.ndarray:
+    def probabilities(self, sentences: Sequence[str], report: Callable = int) -> np.ndarray:
         """Class probabilities, float64 (sentences, classes); `report` gets each batch's size.
 
         Raises:
@@ -114,9 +111,7 @@ class Classifier:
             raise PredictError("the runtime answered with something that is no number")
         return softmax(logits, axis=1)
 
-    def classify(
-        self, sentences: Iterable[str], report: Report = int
-    ) -> Iterator[tuple[str, float]]:
+    def classify(self, sentences: Iterable[str], report: Callable = int) -> Iterator[tuple]:
         """Yield (label, probability) for each sentence, in order; `report` as above.
 
         Of two classes it is the probability of the last one, positive; of more, that of the label.
@@ -141,11 +136,7 @@ def _folder_of(path: Path) -> Path:
 
 
 def read_lines(stream) -> Iterator[str]:
-    """Yield the lines of a binary stream, split at newlines alone.
-
-    Raises:
-        PredictError: a line is not UTF-8; the message gives its number.
-    """
+    """Yield a binary stream's lines; PredictError gives the number of one that is not UTF-8."""
     for number, line in enumerate(stream, start=1):
         try:
             yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
@@ -154,11 +145,7 @@ def read_lines(stream) -> Iterator[str]:
 
 
 def read_sentences(path: Path) -> Iterator[str]:
-    """Yield the sentences of a file in order, reading in pieces; a missing one has no words.
-
-    Raises:
-        PredictError: the file cannot be read, or no column is called `sentence` or `text`.
-    """
+    """Yield a file's sentences, read in pieces; PredictError where file or column is not there."""
     kind = {".jsonl": "json", ".tsv": "csv"}.get(path.suffix, path.suffix[1:])
     try:
         if kind not in ("csv", "json", "parquet"):
@@ -181,12 +168,10 @@ def read_sentences(path: Path) -> Iterator[str]:
 
 
 def classify_file(classifier: Classifier, model: Path, source: Path, target: Path) -> None:
-    """Label a file's sentences into a folder, in parts with `sentence`, `label`, `probability`.
+    """Label a file into a folder: `part-<n>.parquet` begins at sentence n * PART.
 
-    `part-<n>.parquet` begins at sentence n * PART, has its name once it is whole, and is then kept.
-
-    Raises:
-        PredictError: the file cannot be read, or the parts are of another model or file.
+    A part has its name once it is whole, and is kept when the work goes on. PredictError where the
+    file cannot be read, or the parts are of another model or file.
     """
     total = sum(1 for _ in read_sentences(source))  # a fault shows before hours of work
     about = [model.name, model.stat().st_mtime_ns, source.name, source.stat().st_size, PART]
@@ -216,11 +201,11 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         classifier = Classifier(chosen.model, many=True)
-        alone = " one by one: their company would change its INT8 ranges"
         if chosen.output or classifier.batch == 1:
-            how = f"{classifier.runtime}, FP32 where it is not INT8, sentences"
-            how += alone if classifier.batch == 1 else f" in batches of {BATCH}"
-            print(f"{chosen.model}: {how}", file=sys.stderr)
+            alone = "one by one: company would change its INT8 ranges"
+            how = alone if classifier.batch == 1 else f"in batches of {BATCH}"
+            ran = f"{classifier.runtime}, FP32 where it is not INT8, sentences {how}"
+            print(f"{chosen.model}: {ran}", file=sys.stderr)
         if chosen.output:
             classify_file(classifier, chosen.model, chosen.input, chosen.output)
             return 0

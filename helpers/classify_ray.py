@@ -1,10 +1,6 @@
 """Classify a corpus on several machines, with Ray Data; docs/ray.md says how.
 
-    python -m helpers.classify_ray --model /shared/student_int8_fast.xml /shared/in /shared/out
-
-reads a file or folder of CSV, JSON lines, Parquet or text and writes Parquet: the columns of the
-input, `label` and `probability`, as `helpers.classify` gives them. Ray repeats what was lost with a
-machine. The order is not kept.
+python -m helpers.classify_ray --model /shared/student_int8_fast.xml /shared/in /shared/out
 """
 
 import argparse
@@ -18,38 +14,39 @@ from helpers.classify import PART, Classifier
 
 
 class Labeller:
-    """An actor on one core, which holds the compiled model."""
+    """An actor that holds the compiled model and runs it on one core."""
 
     def __init__(self, model: str):
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self.classifier = Classifier(model, threads=1, many=True)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table, (rows, columns), with the columns `label` and `probability`."""
-        column = "sentence" if "sentence" in table.column_names else "text"
-        sentences = ["" if text is None else str(text) for text in table[column].to_pylist()]
-        labels, shares = zip(*self.classifier.classify(sentences), strict=True)
-        return table.append_column("label", [labels]).append_column("probability", [shares])
+        """The table, of any columns, with the columns `label` and `probability`."""
+        column = table["sentence" if "sentence" in table.column_names else "text"].to_pylist()
+        found = list(self.classifier.classify("" if text is None else str(text) for text in column))
+        table = table.append_column("label", pa.array([label for label, _ in found], pa.string()))
+        return table.append_column("probability", pa.array([p for _, p in found], pa.float64()))
 
 
 def classify_corpus(model: Path, source: Path, target: Path, *, actor: type = Labeller) -> None:
-    """Label every sentence of `source` on every core of the cluster, in pieces of PART."""
-    first = next(path for path in (source, *sorted(source.glob("*"))) if path.is_file())
-    readers = {".csv": ray.data.read_csv, ".parquet": ray.data.read_parquet}
-    readers |= {".jsonl": ray.data.read_json, ".json": ray.data.read_json}
-    options = {} if first.suffix in readers else {"drop_empty_lines": False}
-    rows = readers.get(first.suffix, ray.data.read_text)(str(source.absolute()), **options)
-    pieces = rows.repartition(target_num_rows_per_block=PART)
-    how = {"batch_format": "pyarrow", "num_cpus": 1, "compute": ray.data.ActorPoolStrategy()}
-    labelled = pieces.map_batches(actor, fn_constructor_args=[str(model.absolute())], **how)
-    labelled.write_parquet(str(target.absolute()))
+    """Label what `source` holds, a file or a folder of files, on every core of the cluster."""
+    ray.init(ignore_reinit_error=True)  # the cluster that this machine is in, or itself alone
+    ending = next(p.suffix for p in (source, *sorted(source.glob("*"))) if p.is_file())
+    read, options = ray.data.read_text, {"drop_empty_lines": False}
+    if ending in (".csv", ".json", ".jsonl", ".parquet"):
+        read, options = getattr(ray.data, f"read_{ending[1:].removesuffix('l')}"), {}
+    pieces = read(str(source), **options).repartition(target_num_rows_per_block=PART)
+    # actors that reserve no core leave room to read and write, also when a machine is lost
+    how = {"batch_format": "pyarrow", "num_cpus": 0, "scheduling_strategy": "SPREAD"}
+    cores = int(ray.cluster_resources()["CPU"])
+    how["compute"] = ray.data.ActorPoolStrategy(min_size=1, max_size=cores, initial_size=cores)
+    pieces.map_batches(actor, fn_constructor_args=[str(model)], **how).write_parquet(str(target))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    chosen = parser.parse_args()
-    classify_corpus(chosen.model, chosen.source, chosen.target)
+    paths = vars(parser.parse_args()).items()
+    classify_corpus(**{name: path.absolute() for name, path in paths})

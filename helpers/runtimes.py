@@ -195,11 +195,10 @@ def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> tuple:
 
 
 def load_rows_encoder(tokenizer: Path, max_length: int) -> Callable[[Sequence[str]], list]:
-    """Return a function from texts to rows of word pieces, each int64 (length,), on every core.
+    """Return a function from texts to rows of word pieces, int64 (length,), on every core.
 
-    It calls the tokenizers library itself, which for one sentence takes a fraction of the time of
-    `transformers`' tokenizer around it and cuts the same word pieces. What cannot be encoded as
-    UTF-8, a surrogate without its other half, is read as a question mark.
+    It calls the tokenizers library itself, for one sentence a fraction of the time of
+    `transformers`' tokenizer around it. A surrogate without its other half is read as "?".
     """
     encoder = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     encoder.enable_truncation(max_length)

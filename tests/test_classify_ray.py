@@ -22,12 +22,8 @@ class Slow(classify_ray.Labeller):
     def __call__(self, table):
         labelled = super().__call__(table)
         time.sleep(1)
-        (Path(self.folder) / ray.get_runtime_context().get_node_id()).touch()
+        (Path(os.environ["SEEN"]) / ray.get_runtime_context().get_node_id()).touch()
         return labelled
-
-    def __init__(self, model):
-        super().__init__(model)
-        self.folder = os.environ["SEEN_NODES"]
 
 
 def test_a_killed_node_costs_no_sentence_and_doubles_none(tmp_path, tiny_openvino, monkeypatch):
@@ -35,7 +31,7 @@ def test_a_killed_node_costs_no_sentence_and_doubles_none(tmp_path, tiny_openvin
 
     seen = tmp_path / "seen"
     seen.mkdir()
-    for name, value in {"SEEN_NODES": seen, "PYTHONPATH": ROOT}.items():
+    for name, value in {"SEEN": seen, "PYTHONPATH": ROOT}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(classify_ray, "PART", 50)
     sentences = [f"film number {number}" for number in range(2000)]

@@ -90,7 +90,7 @@ def model_card(profile: Profile, run: Path, folder: Path) -> ModelCard:
     data, logits = Lesson(Step("01", profile)).data(), load_predictions(run, ["01", "02", "04"])
     stems = ["teacher", *(stem for stem, *_ in MODELS.values())]
     rated = {stem: measure_accuracy(logits[stem], data["test"]["label"]) for stem in stems}
-    task = ("text-classification", source, getattr(assets.get(source), "description", source))
+    task = ("text-classification", source, assets.get(source, {}).get("description", source))
     measured = [
         EvalResult(*task, "accuracy", round(rated[stem].value, 4), metric_name=file)
         for file, (stem, *_) in MODELS.items()
