@@ -13,12 +13,14 @@ import html
 import json
 import re
 from pathlib import Path
+from typing import Annotated, Literal
 
 import nbformat
 import pandas as pd
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from helpers import plots
-from helpers.tutorial import machines, report
+from helpers.tutorial import report
 from helpers.tutorial.profile import DEFAULT, ROOT, load_profile
 from helpers.tutorial.run import DEEPER, MAIN_LINE, is_fresh, read_times
 from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, write_whole
@@ -55,6 +57,51 @@ def renewed_notebook(step: Step, minutes: float, gigabytes: float) -> nbformat.N
     opening = notebook.cells[0]
     opening.source = re.sub(r"^\| Takes \| .* \|$", took, opening.source, flags=re.MULTILINE)
     return notebook
+
+
+class _Environment(BaseModel):
+    cpu: str = Field(pattern=r"^[\w ()@.,/+-]{1,80}$")  # it goes into a table and a file's name
+    instruction_sets: list[Annotated[str, Field(pattern="^[a-z0-9_]+$")]]
+    physical_cores: PositiveInt
+    threads: list[PositiveInt] = Field(min_length=1)
+
+
+class _Results(BaseModel):
+    profile: Literal["default"]
+    date: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
+    environment: _Environment
+    protocol: dict
+    rows: list[dict]
+    headline: str
+    baselines: dict[str, str]
+
+
+def add_results(source: Path, folder: Path) -> Path:
+    """Check a reader's `benchmark.json` and store it in `folder` under its machine's name.
+
+    Raises:
+        ValueError: it cannot be read, or is no such file; the message is one line.
+    """
+    try:
+        results = report.read_results(source)
+        machine = _Results.model_validate(results).environment
+        rows = {
+            row["name"]: row["latency_ms"]
+            for row in report.padded_rows(results, machine.threads[0])
+        }
+        fast = results["headline"]
+        for name in (results["baselines"]["pytorch"], fast, fast.replace("INT8", "FP32")):
+            1 / float(rows[name]["typical"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"{source} cannot be used: {error!r}") from None
+    words = [machine.cpu, *machine.instruction_sets[-1:], str(machine.physical_cores), "cores"]
+    target = folder / f"{re.sub('[^a-z0-9]+', '-', ' '.join(words).lower())}.json"
+    results.pop("raw_ms", None)
+    write_whole(target, json.dumps(results, indent=1) + "\n")
+    return target
 
 
 def machines_table(folder: Path) -> str:
@@ -123,7 +170,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.add:
         try:
-            print("stored", machines.add_results(options.add, ROOT / "results"))
+            print("stored", add_results(options.add, ROOT / "results"))
         except ValueError as error:
             raise SystemExit(f"error: {error}") from None
     elif not options.render:

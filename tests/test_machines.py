@@ -6,8 +6,11 @@ import shutil
 
 import pytest
 
-from helpers.tutorial.machines import add_results, nearest_machine
 from helpers.tutorial.profile import ROOT
+from helpers.tutorial.report import nearest_machine
+
+MAINTAIN = runpy.run_path(str(ROOT / ".ci/refresh.py"))
+add_results = MAINTAIN["add_results"]
 
 
 def sent(tmp_path, change=lambda results: None):
@@ -24,7 +27,7 @@ def test_a_machine_that_is_sent_stands_in_the_table(tmp_path):
     target = add_results(sent(tmp_path), folder)
     assert target.name == "some-cpu-3-10ghz-avx-vnni-8-cores.json"
     assert "raw_ms" not in json.loads(target.read_text())
-    table = runpy.run_path(str(ROOT / ".ci/refresh.py"))["machines_table"](folder)
+    table = MAINTAIN["machines_table"](folder)
     assert table.count("Some CPU @ 3.10GHz") == 1 and table.count("\n") == 4
 
 

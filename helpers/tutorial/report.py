@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Sequence
+from math import log2
 from pathlib import Path
 
 import nbformat
@@ -32,8 +33,6 @@ def conclude(profile: Profile, folder: Path, times: dict) -> None:
     console = Console(highlight=False)
     text = f"{results_table(results)}\n\n{headline(results)}\n"
     console.print(Markdown(text), width=max(console.width, 110))
-    from helpers.tutorial.machines import nearest_machine
-
     if near := nearest_machine(results["environment"], ROOT / "results"):
         print(f"README's nearest machine: {near}; CONTRIBUTING.md says how to add yours")
     print(f"artifacts/{profile.name}/: report.html, benchmark.json, executed/, figures/")
@@ -48,6 +47,22 @@ def reference_times(profile: Profile) -> dict[str, dict[str, float]]:
 def read_results(path: Path) -> dict:
     """Read a `benchmark.json`, or a committed one."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def nearest_machine(environment: dict, folder: Path) -> str:
+    """Which machine of `folder` to compare with, by instructions, then cores; "" for its own."""
+
+    def distance(other):
+        ours, theirs = set(environment["instruction_sets"]), set(other["instruction_sets"])
+        cores = abs(log2(environment["physical_cores"] / other["physical_cores"]))
+        return 1 - len(ours & theirs) / max(1, len(ours | theirs)), cores
+
+    near = min(
+        (read_results(p)["environment"] for p in sorted(folder.glob("*.json"))), key=distance
+    )
+    if near["cpu"] == environment["cpu"] and distance(near)[0] == 0:
+        return ""
+    return f"{near['cpu']} ({near['physical_cores']} cores, {', '.join(near['instruction_sets'])})"
 
 
 def gather_results(profile: Profile, folder: Path, times: dict) -> dict:
