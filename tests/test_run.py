@@ -169,7 +169,7 @@ with lesson.saving("teacher") as half:
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project, name):
     write(project, "01", PATCH.format(folder=str(project)), HALF)
     command = [sys.executable, "-c", SCRIPT, str(project)]
