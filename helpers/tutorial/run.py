@@ -56,7 +56,9 @@ class LoggingClient(NotebookClient):
         return super().output(outs, msg, display_id, cell_index)
 
 
-def execute_notebook(path: Path, target: Path, *, log: IO[str], on_cell: Callable) -> float:
+def execute_notebook(
+    path: Path, target: Path, *, log: IO[str], on_cell: Callable | None = None
+) -> float:
     """Execute one notebook in the notebooks' folder and write the executed copy to `target`.
 
     The copy is written whether or not a cell fails. What cells write goes to `log` too; `on_cell`
