@@ -68,9 +68,9 @@ def test_the_hooks_run_only_what_the_environment_holds():
 
 
 def test_the_checkpoint_is_the_one_its_card_describes_and_gives_a_known_output():
-    card = (BERT_MINI / "README.md").read_text()
-    digest = hashlib.sha256((BERT_MINI / "model.safetensors").read_bytes()).hexdigest()
-    assert digest in card
+    for folder in (BERT_MINI, BERT_MINI.with_name("bert-mini-mlm")):
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        assert digest in (folder / "README.md").read_text()
     tokenizer = load_tokenizer(BERT_MINI)
     pieces = ["[CLS]", "an", "un", "##watch", "##able", "film", "!", "[SEP]"]
     encoded = tokenizer("An unwatchable film!", return_tensors="pt")
