@@ -83,7 +83,7 @@ def test_a_teacher_that_learned_nothing(sound, tmp_path, monkeypatch, old, new):
 def test_wrong_scales(sound, tmp_path):
     old = "quantization.save_quantized(model, path)\n"
     failed = failed_when("04_quantize_int8", old, WRONG_SCALES, tmp_path)
-    assert "static INT8 loses at most one point" in failed
+    assert "student_int8 loses at most one point" in failed
 
 
 def test_a_tokenizer_changed_on_the_disk(sound, tmp_path):
