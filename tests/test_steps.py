@@ -138,7 +138,7 @@ def test_package_versions_count_their_build_does_not(project, monkeypatch):
     steps._version.cache_clear()
 
 
-@pytest.mark.parametrize("harm", ["remove", "cut", "bin"])
+@pytest.mark.parametrize("harm", ["remove", "cut", "flip", "bin"])
 def test_a_damaged_result_is_noticed(project, harm):
     make(project)
     results = project / "artifacts/smoke"
@@ -148,7 +148,7 @@ def test_a_damaged_result_is_noticed(project, harm):
     elif harm == "bin":
         (results / "fast.bin").unlink()
     else:
-        weights.write_text("mad")
+        weights.write_text({"cut": "mad", "flip": "mode"}[harm])
     assert ("is missing" if harm == "remove" else "is damaged") in step(project).fault()
 
 

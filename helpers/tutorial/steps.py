@@ -3,9 +3,9 @@
 A step is a notebook. Its stamp says all that decides its results: the settings it reads, the helper
 modules it imports, its own cells, the versions of the packages, what the settings' references stand
 for, and the results of the steps it reads. What a step makes lies in `artifacts/<profile>/`;
-`steps/<number>.json` beside it records under which stamp, and size and SHA-256 of each file. A step
-is fresh while its stamp is the same and its results are there, as large as they were written. Cells
-tagged `look` only show, and are no part of the stamp.
+`steps/<number>.json` beside it records under which stamp, and the SHA-256 of each result. A step is
+fresh while its stamp is the same and its results are as they were written. Cells tagged `look`
+only show, and are no part of the stamp.
 """
 
 import ast
@@ -43,10 +43,10 @@ class StepError(RuntimeError):
 
 
 class Record(BaseModel):
-    """What a step made: under which stamp, and of each result's files size and SHA-256."""
+    """What a step made: under which stamp, and of each result's files size, time and SHA-256."""
 
     stamp: dict = {}
-    results: dict[str, list[tuple[int, str]]] = {}
+    results: dict[str, list[tuple[int, int, str]]] = {}
 
 
 def notebook_of(number: str) -> Path:
@@ -119,7 +119,8 @@ class Step:
     def results(self) -> str:
         """A number for the results as they are recorded: under which stamp, and their sums."""
         record = self._record()
-        return _hash([record.stamp, record.results])[:16]
+        sums = {name: [sum for *_, sum in files] for name, files in record.results.items()}
+        return _hash([record.stamp, sums])[:16]
 
     def fault(self) -> str | None:
         """Why the results cannot be used, with the command that mends it, or None."""
@@ -127,13 +128,12 @@ class Step:
             if fault := step.fault():
                 return fault
         record, folder = self._record(), f"artifacts/{self.profile.name}"
-        sizes = {name: [size for size, _ in made] for name, made in record.results.items()}
-        there = {name: [file.stat().st_size for file in self._files(name)] for name in self.makes}
-        if missing := [name for name in self.makes if name not in sizes or not there[name]]:
+        there = [name for name in record.results if (self.folder / name).exists()]
+        if missing := [name for name in self.makes if name not in there]:
             what = f"{folder}/{missing[0]} is missing"
         elif differs := _difference(record.stamp, self.stamp):
             what = f"{self.name} was run with {differs}"
-        elif damaged := [name for name in self.makes if there[name] != sizes[name]]:
+        elif damaged := [n for n in self.makes if not self._is_as_made(n, record.results[n])]:
             what = f"{folder}/{damaged[0]} is damaged: it is not what was written"
         else:
             return None
@@ -188,12 +188,12 @@ class Step:
             record = Record(stamp=self.stamp)
         record.results.pop(name, None)
         self._write(record)  # killed from here on, the result counts as missing
-        for made in aside.iterdir():
+        for made in aside.iterdir():  # an OpenVINO model is two files
             final = self.folder / made.name
             if final.is_dir():
                 shutil.rmtree(final)
             made.replace(final)
-        record.results[name] = [(f.stat().st_size, sha256(f)) for f in self._files(name)]
+        record.results[name] = [(*_size_and_time(f), sha256(f)) for f in self._files(name)]
         self._write(record)
         if set(self.makes) <= set(record.results):  # another run begins from the beginning
             self.forget()
@@ -203,11 +203,19 @@ class Step:
         return [file for name in self.makes for file in self._files(name)] + [self._record_path]
 
     def _files(self, name: str) -> list[Path]:
-        """The files of a result that are there; an OpenVINO model is two."""
         path = self.folder / name
-        if path.suffix == ".xml":
-            return [file for file in (path, path.with_suffix(".bin")) if file.exists()]
-        return sorted(file for file in (path, *path.rglob("*")) if file.is_file())
+        if path.is_dir():
+            return sorted(file for file in path.rglob("*") if file.is_file())
+        return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+
+    def _is_as_made(self, name: str, made: list[tuple[int, int, str]]) -> bool:
+        try:
+            for file, (size, time, sum) in zip(self._files(name), made, strict=True):
+                if _size_and_time(file) != (size, time) and sha256(file) != sum:
+                    return False
+        except (OSError, ValueError):  # a file is missing, or one too many
+            return False
+        return True
 
     def _record(self) -> Record:
         try:
@@ -218,6 +226,11 @@ class Step:
     def _write(self, record: Record) -> None:
         self._record_path.parent.mkdir(exist_ok=True)
         write_whole(self._record_path, record.model_dump_json(indent=1) + "\n")
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def run_command(number: str, profile: Profile, **options: str) -> str:
