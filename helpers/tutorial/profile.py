@@ -8,6 +8,7 @@ for one run: `SET="name=trial seed=7 teacher.frozen_layers=0"`. Neither can add 
 go by the profile's name, so a trial with a name of its own leaves the others alone.
 """
 
+import json
 import os
 import re
 import shlex
@@ -34,14 +35,11 @@ _CHOICES = {
 }
 # By the end of a setting's full name; all other whole numbers are positive, all others 0 or more.
 _LIMITS = {
-    r"_share|_probability|_loss|precision|confidence": {"ge": 0, "lt": 1},
-    r"warmup|dropout|masked|cuts\.\w+": {"ge": 0, "lt": 1},
-    r"agreement|top_p": {"ge": 0, "le": 1},
-    r"learning_rates?|temperature": {"gt": 0},
-    r"seed|labels|threads|epochs|checkpoints|copies|frozen_layers": {"ge": 0},
-    r"data\.\w+_sentences|(transfer|compression)\.sentences": {"ge": 0},
-    r"max_length": {"ge": 8, "le": 512},  # BERT has 512 positions
-    r"starts": {"ge": 2},  # one has no interval
+    r"_share|_probability|_loss|precision|confidence|agreement|top_p": (0, 1),
+    r"warmup|dropout|masked|cuts\.\w+": (0, 1),
+    r"seed|labels|threads|epochs|checkpoints|copies|frozen_layers": (0, None),
+    r"data\.\w+_sentences|(transfer|compression)\.sentences": (0, None),
+    r"max_length": (8, 512),  # BERT has 512 positions
 }
 
 
@@ -75,15 +73,8 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _fits_together(self):
-        for part in (self.baseline, self.teacher, self.student):
-            hidden, heads = part.architecture.hidden, part.architecture.heads
-            if hidden % heads:
-                raise ValueError(f"hidden {hidden} is not a multiple of heads {heads}")
-        shape = self.teacher.architecture
-        if self.teacher.frozen_layers > shape.layers:
-            raise ValueError(f"teacher.frozen_layers is over its {shape.layers} layers")
-        differs = self.baseline.architecture.model_dump() != shape.model_dump()
-        if self.baseline.weights == "teacher" and differs:
+        same = self.baseline.architecture.model_dump() == self.teacher.architecture.model_dump()
+        if self.baseline.weights == "teacher" and not same:
             raise ValueError("baseline.weights is the teacher's, whose architecture differs")
         states = self.pretraining.hidden_states
         pairs = (states.teacher_layers, states.student_layers, states.layer_weights)
@@ -120,11 +111,11 @@ def _type_of(name: str, value: Any) -> Any:
         return _type_of(name, 0.0) | None
     if isinstance(value, bool | str):
         return Annotated[type(value), Field(strict=True)]
-    limits = {"ge": 1} if isinstance(value, int) else {"ge": 0}
-    for ending, others in _LIMITS.items():
+    low, high = (1, None) if isinstance(value, int) else (0, None)
+    for ending, limits in _LIMITS.items():
         if re.search(f"({ending})$", name):
-            limits = others
-    return Annotated[type(value), Field(strict=True, allow_inf_nan=False, **limits)]
+            low, high = limits
+    return Annotated[type(value), Field(strict=True, allow_inf_nan=False, ge=low, le=high)]
 
 
 def known_profiles(folder: Path = _FOLDER) -> list[str]:
@@ -157,20 +148,15 @@ def _parse_changes(changes: str) -> dict[str, Any]:
     """Read `section.key=value` pairs with blanks between them; a value is TOML, or else text."""
     parsed: dict[str, Any] = {}
     try:
-        pairs = shlex.split(changes)
+        for pair in shlex.split(changes):
+            key, _, text = pair.partition("=")
+            try:
+                change = tomllib.loads(f"{key} = {text}")
+            except tomllib.TOMLDecodeError:
+                change = tomllib.loads(f"{key} = {json.dumps(text)}")
+            parsed = _merged(parsed, change)
     except ValueError as error:
-        raise ProfileError(f"SET: {error}") from None
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ProfileError(f"SET: {pair!r} is not of the form section.key=value")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        parsed = _merged(parsed, value)
+        raise ProfileError(f"SET: {error}; its form is section.key=value") from None
     return parsed
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -23,13 +23,12 @@ from filelock import FileLock, Timeout
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import PythonExporter
-from pydantic import TypeAdapter
 from rich.console import Console
-from rich.text import Text
+from rich.markup import escape
 
 from helpers import Lesson
 from helpers.tutorial.profile import ProfileError, load_profile
-from helpers.tutorial.report import conclude, reference_times
+from helpers.tutorial.report import conclude, read_results
 from helpers.tutorial.sources import SourceError, fetch
 from helpers.tutorial.steps import NOTEBOOKS, Step, StepError, run_command, write_whole
 
@@ -38,21 +37,21 @@ DEEPER = ("06", "07", "08", "09", "10")
 _PATIENCE_S = 20  # with a cell that was interrupted
 _SAMPLING_S = 5  # of memory: often enough to see a peak, too seldom to disturb a benchmark
 _ALONE = {"look", "single", "solution"}  # tags of cells that several processes do not run
+_STOPPED = (CellExecutionError, DeadKernelError, subprocess.CalledProcessError)
+_STOPPED += (KeyboardInterrupt, OSError)
 _SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
 
-class LoggingClient(NotebookClient):
-    """Executes a notebook and copies what its cells write to a log, as they write it."""
+class _LoggingClient(NotebookClient):
+    """Copies what cells write to `written`, as they write it."""
 
-    def __init__(self, notebook, *, log: IO[str], **settings):
-        super().__init__(notebook, **settings)
-        self._written = log
+    written: IO[str]
 
     def output(self, outs, msg, display_id, cell_index):
         """Handle one message from the kernel; of a progress bar every state gets a line."""
         if msg["msg_type"] == "stream":
-            self._written.write(msg["content"]["text"].replace("\r", "\n"))
-            self._written.flush()
+            self.written.write(msg["content"]["text"].replace("\r", "\n"))
+            self.written.flush()
         return super().output(outs, msg, display_id, cell_index)
 
 
@@ -72,8 +71,8 @@ def execute_notebook(
     notebook = nbformat.read(path, as_version=4)
     settings = {"timeout": None, "kernel_name": "python3", "on_cell_execute": on_cell}
     settings |= {"coalesce_streams": True, "extra_arguments": ["--log-level=ERROR"]}
-    where = {"metadata": {"path": str(NOTEBOOKS)}}
-    client = LoggingClient(notebook, log=log, resources=where, **settings)
+    client = _LoggingClient(notebook, resources={"metadata": {"path": str(NOTEBOOKS)}}, **settings)
+    client.written = log
     kernel = client.create_kernel_manager()
     try:
         return _attend(
@@ -137,8 +136,7 @@ def _attend(work: Callable[[], object], *stops: Callable[[], object]) -> float:
 def _memory_gb() -> float:
     """What this process and its descendants take for themselves, without files.
 
-    Two counters a process: walking through all their pages, as the exact figure would need, took
-    7 % of a core and disturbed what the benchmark measures.
+    Two counters a process: the exact figure takes 7 % of a core, which disturbs a benchmark.
     """
     used, me = 0, psutil.Process()
     for process in [me, *me.children(recursive=True)]:
@@ -161,6 +159,7 @@ def run_steps(numbers: Sequence[str], *, force: bool = False, processes: int = 1
             if earlier.number not in numbers and (fault := earlier.fault()):
                 raise StepError(fault)  # now, and not after the notebooks before it
         fetch(profile, *sorted({section for step in steps for section in step.sections}))
+        Lesson(steps[0]).data()  # what is wrong with the sentences is said before anything long
         folder = steps[0].folder
         (folder / "executed").mkdir(parents=True, exist_ok=True)
         for name in _SIGNALS:
@@ -186,11 +185,9 @@ def _run(steps: list[Step], *, force: bool, processes: int) -> int:
     """Run what is not fresh of the steps, in order, and conclude; returns the exit status."""
     profile, folder = steps[0].profile, steps[0].folder
     record = folder / "times.json"
-    times, console = read_times(record), Console(highlight=False, soft_wrap=True)
+    times = read_results(record) if record.exists() else {}
+    console = Console(highlight=False, soft_wrap=True)
     print(f"profile {profile.name}: {profile.description}; Ctrl-C stops, and says how to resume")
-    if stale := [step for step in steps if force or not is_fresh(step, times)]:
-        Lesson(stale[0]).data()  # what is wrong with the sentences is said before anything long
-        _say_what_to_expect([step.name for step in stale], reference_times(profile) | times)
     with (folder / "run.log").open("w", encoding="utf-8") as log:
         for step in steps:
             step = Step(step.number, profile)  # those before it may have changed
@@ -205,7 +202,7 @@ def _run(steps: list[Step], *, force: bool, processes: int) -> int:
             began = time.monotonic()
             try:
                 peak = _execute(step, processes, log, console)
-            except (Exception, KeyboardInterrupt) as error:
+            except _STOPPED as error:
                 together = str(processes) if processes > 1 else ""
                 resume = run_command(steps[0].number, profile, PROCESSES=together)
                 return _explain(error, step, folder / "run.log", resume)
@@ -217,17 +214,6 @@ def _run(steps: list[Step], *, force: bool, processes: int) -> int:
     return 0
 
 
-def _say_what_to_expect(names: Sequence[str], known: Mapping[str, Mapping[str, float]]) -> None:
-    """Say what these notebooks took before, here or in the committed run, and what is free."""
-    before = [known[name] for name in names if name in known]
-    if len(before) == len(names):
-        minutes = sum(took["minutes"] for took in before)
-        print(f"these took {minutes:.0f} minutes before, here or on the committed run's machine")
-    needed = max((took["gigabytes"] for took in before), default=0)
-    if (free := psutil.virtual_memory().available / 1e9) < needed:
-        print(f"warning: {free:.1f} GB of memory are free; {needed:.1f} GB were needed before")
-
-
 def _execute(step: Step, processes: int, log: IO[str], console: Console) -> float:
     """Run a step's notebook; on a terminal a line shows its cell at work. Returns gigabytes."""
     copy, peak = step.folder / "executed" / step.notebook.name, 0.0
@@ -237,9 +223,7 @@ def _execute(step: Step, processes: int, log: IO[str], console: Console) -> floa
     with console.status(step.name, refresh_per_second=0.5) as status:
 
         def show(cell, **_):
-            line = Text(f"{step.name}  {cell.source.strip().splitlines()[0]}")
-            line.truncate(console.width - 2, overflow="ellipsis")  # beside the spinner
-            status.update(line)
+            status.update(escape(f"{step.name}  {cell.source.strip().splitlines()[0]}"))
 
         if processes > 1:
             peak = train_together(step.notebook, copy.with_suffix(".py"), processes, log)
@@ -259,26 +243,16 @@ def _interrupt(number: int, _) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def read_times(path: Path) -> dict[str, dict[str, float]]:
-    """What the notebooks took here before; nothing where the file is missing or damaged."""
-    try:
-        return TypeAdapter(dict[str, dict[str, float]]).validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-
-
 def _explain(error: BaseException, step: Step, log: Path, resume: str) -> int:
     """Say what stopped a notebook and how to resume; returns the exit status."""
-    name, known = step.notebook.name, (CellExecutionError, OSError, subprocess.CalledProcessError)
+    name = step.notebook.name
     if isinstance(error, KeyboardInterrupt):
         text = f"interrupted in {name} ({error}); nothing is half-written"
     elif isinstance(error, DeadKernelError):
         text = f"error: {name} stopped: the kernel died, most often for want of memory"
-    elif isinstance(error, known):
-        text = f"error: {name} stopped\n{error}"
-        text += f"\nwhat the cells wrote: artifacts/{step.profile.name}/{log.name}"
     else:
-        raise error
+        text = f"error: {name} stopped\n{error}\n"
+        text += f"what the cells wrote: artifacts/{step.profile.name}/{log.name}"
     text += f"\nto resume: {resume}"
     with suppress(OSError), log.open("a", encoding="utf-8") as end:
         end.write(f"\n{text}\n")

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +28,6 @@ _KERNEL = re.compile(  # what a notebook's server and kernel run by; other versi
     r"|prompt-toolkit|pyzmq|tornado|traitlets|widgetsnbextension)=="
 )
 _HASHED = ["--require-hashes", "--no-deps", "--requirement"]
-_LARGE_MB = 30
 _MARK = ".tutorial-ready"  # in an environment: the digest of the locks it was made from
 _PROBE = "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2], sep='|')"
 
@@ -39,18 +37,15 @@ class SetupError(RuntimeError):
 
 
 def shown(command: str, **options: str) -> str:
-    """The command as the reader would type it: make's where make started this one.
+    """The command as the reader types it, on every system.
 
     Options have make's names, such as FROM="03"; those without a value are left out.
     """
-    by_make = "MAKELEVEL" in os.environ
-    python = "python" if os.name == "nt" else "python3"
-    words = [f"make {command}" if by_make else f"{python} -m helpers.tutorial {command}"]
+    words = ["python" if os.name == "nt" else "python3", "-m", "helpers.tutorial", command]
     for name, value in options.items():
         if value:
             value = value.replace('"', r"\"")
-            value = f'"{value}"' if re.search(r"[\s=\"]", value) else value
-            words.append(f"{name}={value}" if by_make else f"--{name.lower()} {value}")
+            words += [f"--{name.lower()}", f'"{value}"' if re.search(r"[\s=\"]", value) else value]
     return " ".join(words)
 
 
@@ -74,7 +69,6 @@ def prepare(*, here: bool = False) -> Path:
     works = _ask([python, "--version"]) is not None
     if works and is_ready(prefix):
         return python
-    began = time.monotonic()
     if not works:
         base = find_python(named=os.environ.get("PYTHON", ""))
         print(f"set-up 1 of 4: .venv with {base}", flush=True)
@@ -93,7 +87,6 @@ def prepare(*, here: bool = False) -> Path:
     print("set-up 4 of 4: this repository", flush=True)
     _pip_install(python, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     Path(prefix, _MARK).write_text(_digest(), encoding="utf-8")
-    print(f"set-up took {time.monotonic() - began:.0f} s", flush=True)
     return python
 
 
@@ -147,7 +140,7 @@ def find_python(
     commands = [[sys.executable], ["python3"], *([f"python{v}"] for v in versions), ["python"]]
     if os.name == "nt":
         commands += [["py", f"-{version}"] for version in versions]
-    seen, lacks = {}, ""
+    lacks, there = "", f"{named or 'python3'} was not found"
     for command in [[named]] if named else commands:
         path, _, version = (_ask([*command, "-c", _PROBE]) or "").strip().partition("|")
         if version in versions:
@@ -155,10 +148,10 @@ def find_python(
                 return path
             lacks = f"Python {version} is here without venv. On Debian and Ubuntu its package is "
             lacks += f"python{version}-venv: sudo apt install python{version}-venv"
-        seen[command[0]] = f"{command[0]} is {version}" if version else ""
+        elif version:
+            there = f"{command[0]} is {version}"
     if not named and (path := _python_through_uv(fetched)):
         return path
-    there = "; ".join(filter(None, seen.values())) or f"{named or 'python3'} was not found"
     raise SetupError(
         lacks
         or f"Python {', '.join(versions[:-1])} or {versions[-1]} is needed; {there}. "
@@ -210,23 +203,13 @@ def _make_venv(base: str, target: Path) -> None:
 
 
 def _pip_install(python: Path, *arguments: str) -> None:
-    """Run pip; of what it says a person sees what is large, and all errors."""
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", *arguments]
-    command.append("--progress-bar=off")
-    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    said = []
-    with subprocess.Popen(command, errors="replace", **piped) as running:
-        for line in running.stdout:
-            said.append(line)
-            size = re.search(r"Downloading (?:\S*/)?([^\s-]+)\S* \(([\d.]+) ([MG])B\)", line)
-            if size and (size[3] == "G" or float(size[2]) >= _LARGE_MB):
-                print(f"  {size[1]}: {size[2]} {size[3]}B", flush=True)
-    if running.returncode:
-        first = next((i for i, line in enumerate(said) if line.startswith("ERROR")), -20)
+    """Run pip, which says itself what it does and what is wrong."""
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install"]
+    if subprocess.run([*pip, *arguments]).returncode:
         hint = "wheels/ lacks what this machine and Python need: gather it on one of its kind "
         hint += f"({shown('wheelhouse')}), or remove wheels/ to install from the network"
         reason = hint if (ROOT / "wheels").is_dir() else "pip could not install what is needed"
-        raise SetupError("".join(said[first:]) + reason)
+        raise SetupError(reason)
 
 
 def _python_of(environment: Path) -> Path:

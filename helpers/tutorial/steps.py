@@ -10,7 +10,6 @@ only show, and are no part of the stamp.
 
 import ast
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
@@ -18,7 +17,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from helpers.environment import PACKAGES
 from helpers.tutorial.profile import DEFAULT, ROOT, Profile
 from helpers.tutorial.setup import shown
-from helpers.tutorial.sources import identify, sha256
+from helpers.tutorial.sources import digest, files_of, identify
 
 NOTEBOOKS = ROOT / "notebooks"
 LAST_OF_MAIN = "05"  # `make run` ends with it; `make deeper` goes on
@@ -35,7 +35,6 @@ SHOWING = {"look", "solution"}  # tags of cells that decide no result
 _ALWAYS_READ = {"seed", "max_length", "data"}
 _SAYS_NOTHING = {"name", "description", "base", "changes"}
 _SHOWING_MODULES = {"helpers", "helpers.environment", "helpers.plots"}
-_PACKAGES = (*PACKAGES, "optuna", "scikit-learn")
 
 
 class StepError(RuntimeError):
@@ -43,10 +42,10 @@ class StepError(RuntimeError):
 
 
 class Record(BaseModel):
-    """What a step made: under which stamp, and of each result's files size, time and SHA-256."""
+    """What a step made: under which stamp, and the SHA-256 of each result."""
 
-    stamp: dict = {}
-    results: dict[str, list[tuple[int, int, str]]] = {}
+    stamp: dict[str, str | None] = {}
+    results: dict[str, str] = {}
 
 
 def notebook_of(number: str) -> Path:
@@ -81,9 +80,8 @@ class Step:
         self.name = self.notebook.stem
         self.folder = root / profile.name
         self._record_path = self.folder / "steps" / f"{number}.json"
-        self._writing = FileLock(self.folder / ".saving" / f"{number}.lock")
-        self._tree = _deciding_code(self.notebook)
-        self.needs, self.makes = _declared(self._tree)
+        self._code = _deciding_code(self.notebook)
+        self.needs, self.makes = _declared(self._code)
         known = {} if known is None else known  # each step before is built once
         for needed in set(self.needs) - set(known):
             known[needed] = Step(needed, profile, root=root, known=known)
@@ -91,10 +89,12 @@ class Step:
 
     @cached_property
     def sections(self) -> list[str]:
-        """The settings it reads: fields of the profile."""
-        fields, read = set(type(self.profile).model_fields), _sections_read(self._tree)
-        if read is not None:
-            fields &= read | _ALWAYS_READ
+        """The settings it reads, as in `profile.teacher`; all, where it hands the profile on."""
+        fields, code = set(type(self.profile).model_fields), ast.unparse(self._code)
+        calls = (node for node in ast.walk(self._code) if isinstance(node, ast.Call))
+        given = (ast.unparse(argument) for call in calls for argument in call.args)
+        if not any(re.fullmatch(r"(\w+\.)*profile", argument) for argument in given):
+            fields &= _ALWAYS_READ.union(re.findall(r"\bprofile\.(\w+)", code))
         return sorted(fields - _SAYS_NOTHING)
 
     def begin(self) -> None:
@@ -103,24 +103,18 @@ class Step:
         _ = self.stamp
 
     @cached_property
-    def stamp(self) -> dict:
+    def stamp(self) -> dict[str, str | None]:
         """All that decides the results, part by part."""
-        references = self.profile.references(*self.sections)
-        helpers = _helpers_read(self._tree)
-        return {
+        packages = (*PACKAGES, "optuna", "scikit-learn")
+        parts = {
             "settings": _hash(self.profile.model_dump(mode="json", include=set(self.sections))),
-            "sources": {reference: identify(reference) for reference in references.values()},
-            "cells": _hash(ast.unparse(self._tree)),
-            "helpers": {name: _hash(ast.unparse(tree)) for name, tree in helpers.items()},
-            "packages": {name: _version(name) for name in _PACKAGES},
-            "steps": {step.number: step.results() for step in self.before},
+            "cells": _hash(ast.unparse(self._code)),
         }
-
-    def results(self) -> str:
-        """A number for the results as they are recorded: under which stamp, and their sums."""
-        record = self._record()
-        sums = {name: [sum for *_, sum in files] for name, files in record.results.items()}
-        return _hash([record.stamp, sums])[:16]
+        parts |= {ref: identify(ref) for ref in self.profile.references(*self.sections).values()}
+        parts |= _helpers_read(self._code)
+        # without the build: "+cpu" and "+cu130" compute the same
+        parts |= {name: version(name).partition("+")[0] for name in packages}
+        return parts | {step.name: _hash(step._record().model_dump()) for step in self.before}
 
     def fault(self) -> str | None:
         """Why the results cannot be used, with the command that mends it, or None."""
@@ -131,14 +125,19 @@ class Step:
         there = [name for name in record.results if (self.folder / name).exists()]
         if missing := [name for name in self.makes if name not in there]:
             what = f"{folder}/{missing[0]} is missing"
-        elif differs := _difference(record.stamp, self.stamp):
-            what = f"{self.name} was run with {differs}"
-        elif damaged := [n for n in self.makes if not self._is_as_made(n, record.results[n])]:
+        elif other := sorted(dict(record.stamp.items() ^ self.stamp.items())):
+            what = f"{self.name} was run with other {', '.join(other)}"
+        elif damaged := [n for n in self.makes if digest(self.folder / n) != record.results[n]]:
             what = f"{folder}/{damaged[0]} is damaged: it is not what was written"
         else:
             return None
         command = run_command(self.number, self.profile, FROM=self.number)
         return f"{what}. Run notebook {self.number} first: {command}"
+
+    def files(self) -> list[Path]:
+        """The files of the results, and the record of them."""
+        made = [file for name in self.makes for file in files_of(self.folder / name)]
+        return [*made, self._record_path]
 
     def resumable(self, name: str) -> Path:
         """A folder for what lets a killed run go on; another one after a change of the stamp."""
@@ -168,7 +167,7 @@ class Step:
         else:
             aside = self.folder / ".saving" / name
             aside.parent.mkdir(parents=True, exist_ok=True)
-            with self._writing:
+            with FileLock(aside.with_name(f"{self.number}.lock")):
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir()
                 try:
@@ -193,29 +192,10 @@ class Step:
             if final.is_dir():
                 shutil.rmtree(final)
             made.replace(final)
-        record.results[name] = [(*_size_and_time(f), sha256(f)) for f in self._files(name)]
+        record.results[name] = digest(self.folder / name)
         self._write(record)
         if set(self.makes) <= set(record.results):  # another run begins from the beginning
             self.forget()
-
-    def files(self) -> list[Path]:
-        """The files of the results, and the record of them."""
-        return [file for name in self.makes for file in self._files(name)] + [self._record_path]
-
-    def _files(self, name: str) -> list[Path]:
-        path = self.folder / name
-        if path.is_dir():
-            return sorted(file for file in path.rglob("*") if file.is_file())
-        return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-
-    def _is_as_made(self, name: str, made: list[tuple[int, int, str]]) -> bool:
-        try:
-            for file, (size, time, sum) in zip(self._files(name), made, strict=True):
-                if _size_and_time(file) != (size, time) and sha256(file) != sum:
-                    return False
-        except (OSError, ValueError):  # a file is missing, or one too many
-            return False
-        return True
 
     def _record(self) -> Record:
         try:
@@ -228,18 +208,11 @@ class Step:
         write_whole(self._record_path, record.model_dump_json(indent=1) + "\n")
 
 
-def _size_and_time(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 def run_command(number: str, profile: Profile, **options: str) -> str:
     """The command that runs a notebook with the same settings; options are such as FROM="03"."""
-    settings = {
-        "PROFILE": "" if profile.base == DEFAULT else profile.base,
-        "SET": profile.changes,
-    }
-    return shown("run" if number <= LAST_OF_MAIN else "deeper", **settings, **options)
+    base = "" if profile.base == DEFAULT else profile.base
+    command = "run" if number <= LAST_OF_MAIN else "deeper"
+    return shown(command, PROFILE=base, SET=profile.changes, **options)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -250,18 +223,6 @@ def write_whole(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _difference(made: dict, now: dict) -> str | None:
-    """The first part of a stamp that has changed, with names where it has some, or None."""
-    for part, value in now.items():
-        before = made.get(part, {})
-        if before != value and isinstance(value, dict):
-            names = [name for name in before | value if before.get(name) != value.get(name)]
-            return f"other {part} ({', '.join(names)})"
-        if before != value:
-            return f"other {part}"
-    return None
 
 
 def _deciding_code(notebook: Path) -> ast.Module:
@@ -279,9 +240,9 @@ def _deciding_code(notebook: Path) -> ast.Module:
     return ast.parse("\n".join(code))
 
 
-def _declared(tree: ast.AST) -> tuple[list[str], list[str]]:
+def _declared(code: ast.Module) -> tuple[list[str], list[str]]:
     """`needs` and `makes` of the notebook's call of `start`."""
-    for node in ast.walk(tree):
+    for node in ast.walk(code):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "start":
             given = {word.arg: word.value for word in node.keywords}
             needs, makes = (given.get(name, ast.List([])) for name in ("needs", "makes"))
@@ -289,39 +250,29 @@ def _declared(tree: ast.AST) -> tuple[list[str], list[str]]:
     return [], []
 
 
-def _sections_read(tree: ast.AST) -> set[str] | None:
-    """Sections that code reads, as in `profile.teacher`; None where it hands the profile on."""
-    read = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and _is_profile(node.value):
-            read.add(node.attr)
-        if isinstance(node, ast.Call) and any(map(_is_profile, node.args)):
-            return None
-    return read
+def _helpers_read(code: ast.Module) -> dict[str, str]:
+    """Digests of the helper modules that code imports, and that they import, by name.
 
-
-def _is_profile(node: ast.AST) -> bool:
-    return "profile" in (getattr(node, "id", None), getattr(node, "attr", None))
-
-
-def _helpers_read(tree: ast.AST) -> dict[str, ast.Module]:
-    """The code of the helper modules that code imports, and that they import, in order of names.
-
-    Those that only show, and those that run the tutorial, are left out.
+    Those that only show, and those that run the tutorial, are left out; so are comments,
+    docstrings and layout.
     """
-    found: dict[str, ast.Module] = {}
-    waiting = _imported_helpers(tree)
+    found: dict[str, str] = {}
+    waiting = _imported_helpers(code)
     while waiting:
         name = waiting.pop()
         if name not in found.keys() | _SHOWING_MODULES and not name.startswith("helpers.tutorial"):
-            found[name] = _parsed(_module(name))
-            waiting |= _imported_helpers(found[name])
+            module = ast.parse(_module(name).read_text(encoding="utf-8"))
+            waiting |= _imported_helpers(module)
+            for node in ast.walk(module):
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                    node.value.value = ""  # a docstring
+            found[name] = _hash(ast.unparse(module))
     return dict(sorted(found.items()))
 
 
-def _imported_helpers(tree: ast.AST) -> set[str]:
+def _imported_helpers(code: ast.Module) -> set[str]:
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(code):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -334,24 +285,5 @@ def _module(name: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _parsed(path: Path) -> ast.Module:
-    """A module's code, without docstrings; comments and layout play no part in it either."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node) is not None:
-            node.body[0].value = ast.Constant("")
-    return tree
-
-
-@cache
-def _version(package: str) -> str | None:
-    """The installed version, without the build: "+cpu" and "+cu130" compute the same."""
-    try:
-        return importlib.metadata.version(package).partition("+")[0]
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _hash(value: dict | list | str) -> str:
+def _hash(value: dict | str) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
