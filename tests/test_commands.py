@@ -83,13 +83,12 @@ def test_a_mirror_decides_which_torch_comes(monkeypatch):
     assert len(torch) == 1 and torch[0].startswith("torch==")
 
 
-def test_pips_own_errors_are_shown_whole(index):
-    with pytest.raises(setup.SetupError, match=r"(?s)no-such-package.*could not install"):
+def test_pips_own_errors_are_shown(index, capfd):
+    with pytest.raises(setup.SetupError, match="could not install"):
         setup._pip_install(Path(sys.executable), "--dry-run", "no-such-package==1.0")
+    assert "no-such-package" in capfd.readouterr().err
 
 
-def test_messages_print_the_readers_command(monkeypatch):
-    monkeypatch.delenv("MAKELEVEL", raising=False)
-    assert setup.shown("run", FROM="03", SET="").endswith("-m helpers.tutorial run --from 03")
-    monkeypatch.setenv("MAKELEVEL", "1")
-    assert setup.shown("run", FROM="03", SET="seed=7") == 'make run FROM=03 SET="seed=7"'
+def test_messages_print_the_readers_command():
+    shown = setup.shown("run", FROM="03", SET="name=trial seed=7", PROFILE="")
+    assert shown.endswith('-m helpers.tutorial run --from 03 --set "name=trial seed=7"')

@@ -40,19 +40,16 @@ def test_set_changes_single_settings(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ("seed", "'seed' is not of the form"),
+        ("seed", "seed: Input should be a valid integer"),
         ("name='open", "SET: No closing quotation"),
         ("name=../elsewhere", r"profiles/default.toml with SET='name=.*elsewhere': name: "),
-        ("name=..", "name: String should match"),
         ("data.min_ratign=1", "data.min_ratign: Extra inputs"),
         ("student.gold.epochs=true", "student.gold.epochs"),
-        ("data.test_share=1.5", "data.test_share: Input should be less than 1"),
+        ("data.test_share=1.5", "data.test_share: Input should be less than or equal to 1"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
         ("distillation.budgets=[]", "distillation.budgets"),
         ("baseline.weights=mine", "'untrained' or 'teacher'"),
         ("baseline.weights=teacher", "whose architecture differs"),
-        ("teacher.frozen_layers=13", "frozen_layers is over"),
-        ("student.architecture.hidden=250", "not a multiple of heads"),
         ("pretraining.hidden_states.student_layers=[1]", "differ in length"),
     ],
 )

@@ -37,6 +37,19 @@ COMMANDS = {
     "clean": "remove .venv, .engine, .home and artifacts",
     "help": "this list",
 }
+_WITH_SETTINGS = "run deeper lab assets bundle export wheelhouse"
+OPTIONS = {  # the commands that have them, and how they are read
+    "--profile": (_WITH_SETTINGS, {"help": "a file of profiles/ (or the variable PROFILE)"}),
+    "--set": (_WITH_SETTINGS, {"help": 'single settings: "name=trial seed=7" (or SET)'}),
+    "--from": ("run deeper", {"dest": "first", "metavar": "NN", "help": "anew from here on"}),
+    "--to": ("run deeper", {"dest": "last", "metavar": "NN", "help": "and no further"}),
+    "--processes": ("run deeper", {"type": int, "default": 1, "help": "to train in"}),
+    "only": ("deeper", {"nargs": "?", "metavar": "NN", "help": "this one alone"}),
+    "--deeper": ("test", {"action": "store_true", "help": "the deeper notebooks too"}),
+    "target": ("bundle export wheelhouse", {"type": Path, "metavar": "DIR", "help": "made anew"}),
+    "file": ("results", {"type": Path, "metavar": "FILE", "help": "its benchmark.json"}),
+    "--here": ("setup", {"action": "store_true", "help": "for conda and Colab"}),
+}
 
 
 def main() -> int:
@@ -71,27 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m helpers.tutorial", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
-        one = commands.add_parser(name, help=text, description=text)
-        if name in ("run", "deeper", "lab", "assets", "bundle", "export", "wheelhouse"):
-            one.add_argument("--profile", help="a file of profiles/ (or the variable PROFILE)")
-            one.add_argument("--set", help='single settings: "name=trial seed=7" (or SET)')
-        if name in ("run", "deeper"):
-            one.add_argument("--from", dest="first", metavar="NN", help="anew from here on")
-            one.add_argument("--to", dest="last", metavar="NN", help="and no further")
-            one.add_argument("--processes", type=int, default=1, metavar="N", help="to train in")
-        if name == "deeper":
-            one.add_argument("only", nargs="?", metavar="NN", help="this one alone")
-        if name == "test":
-            one.add_argument("--deeper", action="store_true", help="the deeper notebooks too")
-        if name in ("bundle", "export", "wheelhouse"):
-            one.add_argument("target", type=Path, metavar="DIR", help="made where it is missing")
-        if name == "results":
-            one.add_argument("file", type=Path, metavar="FILE", help="its benchmark.json")
-        if name == "export":
-            one.add_argument("--push", metavar="ORG/NAME", help="then to the model hub; asks first")
-            one.add_argument("--yes", action="store_true", help="push without asking")
-        if name == "setup":
-            one.add_argument("--here", action="store_true", help="for conda and Colab")
+        command = commands.add_parser(name, help=text, description=text)
+        for option, (having, how) in OPTIONS.items():
+            if name in having.split():
+                command.add_argument(option, **how)
     return parser
 
 
@@ -108,12 +104,12 @@ def _dispatch(options: argparse.Namespace) -> int:
         return run_module("ruff", "check", ".") or run_module("ruff", "format", "--check", ".")
     if command in ("bundle", "wheelhouse"):
         return getattr(bundle, command)(options.target.absolute())
-    if command == "results":
-        return subprocess.call([sys.executable, ".ci/refresh.py", "--add", str(options.file)])
     if command == "export":
         from helpers.tutorial.publish import export
 
-        return export(options.target.absolute(), repository=options.push, agreed=options.yes)
+        return export(options.target.absolute())
+    if command == "results":
+        return subprocess.call([sys.executable, ".ci/refresh.py", "--add", str(options.file)])
     status = _assets()
     if command == "lab":
         status = status or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")

@@ -33,13 +33,13 @@ def finished_files(profile: Profile) -> list[Path]:
     Raises:
         StepError: a notebook of the main line has not been run, or its results no longer fit.
     """
-    steps = [Step(number, profile) for number in (*MAIN_LINE, *DEEPER)]
-    faults = {step.number: step.fault() for step in steps}
-    for number in MAIN_LINE:
-        if faults[number]:
-            raise StepError(faults[number])
-    found = [file for step in steps if not faults[step.number] for file in step.files()]
-    beside = [steps[0].folder / name for name in ("story.json", "times.json")]
+    found = []
+    for step in (Step(number, profile) for number in (*MAIN_LINE, *DEEPER)):
+        if not (fault := step.fault()):
+            found += step.files()
+        elif step.number in MAIN_LINE:
+            raise StepError(fault)
+    beside = [ROOT / "artifacts" / profile.name / name for name in ("story.json", "times.json")]
     return found + [path for path in beside if path.exists()]
 
 
@@ -51,8 +51,8 @@ def bundle(target: Path) -> int:
     try:
         profile = load_profile()
         files = finished_files(profile)
-        target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix == ".zip":
+            target.parent.mkdir(parents=True, exist_ok=True)
             with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
                 for file in files:
                     archive.write(file, file.relative_to(ROOT))

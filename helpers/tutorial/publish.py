@@ -13,7 +13,7 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from helpers import Lesson
 from helpers.bench.results import load_predictions
@@ -40,18 +40,14 @@ SHA256 = "847f11a940a1f9ceb5223d6fbecb831644f4d82a2481fce66e5ccaf3bbeb97cb"
 TAKEN = {"tokenizers.min.mjs", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}
 
 
-def export(target: Path, *, repository: str | None = None, agreed: bool = False) -> int:
-    """Write the profile's student to a new folder; returns the exit status.
-
-    It goes to the hub where a repository is named; a folder exported before then goes as it is.
-    """
+def export(target: Path) -> int:
+    """Write the profile's student to a new folder; returns the exit status."""
     try:
-        if not (repository and (target / "openvino_model.xml").exists()):
-            _write(target)
-        return _push(target, repository, agreed=agreed) if repository else 0
+        _write(target)
     except (RuntimeError, ValueError, OSError) as error:
         print(f"error: {target}: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 def _write(target: Path) -> None:
@@ -120,21 +116,3 @@ def _write_page(demo: Path) -> None:
             shutil.unpack_archive(path, scratch)
         shutil.copytree(f"{scratch}/package/dist", demo, ignore=lambda _, names: {*names} - TAKEN)
     shutil.copyfile(Path(__file__).with_name("demo.html"), demo / "index.html")
-
-
-def _push(folder: Path, repository: str, *, agreed: bool) -> int:
-    """Show what would be uploaded, ask, and upload it to the hub with the user's own token."""
-    if not get_token():
-        raise PermissionError("you are not logged in to the hub: `hf auth login`, or set HF_TOKEN")
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(folder).as_posix()}")
-    print(f"to {repository}, which all can see unless it is private already")
-    if not agreed and not (sys.stdin.isatty() and input("Upload? [y/N] ").lower() == "y"):
-        print("Nothing was uploaded; --yes says that you agree.", file=sys.stderr)
-        return 1
-    try:
-        HfApi().create_repo(repository, exist_ok=True)
-        HfApi().upload_folder(repo_id=repository, folder_path=folder)
-    except Exception as error:  # the client's own exceptions share no base class
-        raise ConnectionError(f"{repository}: {str(error).strip().splitlines()[0]}") from None
-    return 0

@@ -7,13 +7,13 @@ from math import log2
 from pathlib import Path
 
 import nbformat
-import numpy as np
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_markdown_cell, new_notebook
 from rich.console import Console
 from rich.markdown import Markdown
 
 from helpers import Lesson
+from helpers.bench.results import load_predictions
 from helpers.metrics import measure_accuracy
 from helpers.tutorial.profile import ROOT, Profile
 from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, write_whole
@@ -38,12 +38,6 @@ def conclude(profile: Profile, folder: Path, times: dict) -> None:
     print(f"artifacts/{profile.name}/: report.html, benchmark.json, executed/, figures/")
 
 
-def reference_times(profile: Profile) -> dict[str, dict[str, float]]:
-    """Minutes and gigabytes of each notebook in the committed run of this profile, if any."""
-    path = ROOT / "results" / f"{profile.base}.json"
-    return read_results(path).get("notebooks", {}) if path.exists() else {}
-
-
 def read_results(path: Path) -> dict:
     """Read a `benchmark.json`, or a committed one."""
     return json.loads(path.read_text(encoding="utf-8"))
@@ -57,9 +51,8 @@ def nearest_machine(environment: dict, folder: Path) -> str:
         cores = abs(log2(environment["physical_cores"] / other["physical_cores"]))
         return 1 - len(ours & theirs) / max(1, len(ours | theirs)), cores
 
-    near = min(
-        (read_results(p)["environment"] for p in sorted(folder.glob("*.json"))), key=distance
-    )
+    machines = [read_results(path)["environment"] for path in sorted(folder.glob("*.json"))]
+    near = min(machines, key=distance)
     if near["cpu"] == environment["cpu"] and distance(near)[0] == 0:
         return ""
     return f"{near['cpu']} ({near['physical_cores']} cores, {', '.join(near['instruction_sets'])})"
@@ -67,14 +60,12 @@ def nearest_machine(environment: dict, folder: Path) -> str:
 
 def gather_results(profile: Profile, folder: Path, times: dict) -> dict:
     """`benchmark.json` with what the notebooks took and the accuracy of teacher and student."""
-    labels = np.array(Lesson(Step("01", profile)).data()["test"]["label"])
-    logits = {
-        "Teacher": np.load(folder / "predictions_01.npz")["teacher"],
-        "BERT-Mini": np.load(folder / "predictions_02.npz")["student"],
-    }
-    rated = {name: measure_accuracy(given, labels).value for name, given in logits.items()}
+    labels = Lesson(Step("01", profile)).data()["test"]["label"]
+    logits = load_predictions(folder, ["01", "02"])
+    rated = {"Teacher": logits["teacher"], "BERT-Mini": logits["student"]}
+    accuracies = {name: measure_accuracy(given, labels).value for name, given in rated.items()}
     results = read_results(folder / "benchmark.json")
-    return results | {"notebooks": times, "accuracies": rated}
+    return results | {"notebooks": times, "accuracies": accuracies}
 
 
 def write_report(folder: Path, results: dict, title: str) -> None:
@@ -85,13 +76,14 @@ def write_report(folder: Path, results: dict, title: str) -> None:
         notebook = nbformat.read(path, as_version=4)
         page.metadata = notebook.metadata
         page.cells += notebook.cells
-    outputs = [output for cell in page.cells for output in cell.get("outputs", ())]
-    for output in (output for output in outputs if "data" in output):
-        output.data.pop("application/vnd.jupyter.widget-view+json", None)
-        if png := output.data.pop("image/png", None):  # nbconvert leaves out its alt text
+    for output in (output for cell in page.cells for output in cell.get("outputs", ())):
+        data = output.get("data", {})
+        data.pop("application/vnd.jupyter.widget-view+json", None)
+        if png := data.pop("image/png", None):  # nbconvert leaves out its alt text
             alt = html.escape(output.metadata.get("image/png", {}).get("alt", ""))
-            image = f'<img alt="{alt}" style="max-width: 100%" src="data:image/png;base64,{png}">'
-            output.data["text/html"] = image
+            data["text/html"] = (
+                f'<img alt="{alt}" style="max-width: 100%" src="data:image/png;base64,{png}">'
+            )
     nowhere = {name: "" for name in HTMLExporter.class_trait_names() if name.endswith("_url")}
     hidden = {"exclude_input_prompt": True, "exclude_output_prompt": True}
     exporter = HTMLExporter(template_name="lab", embed_images=True, **nowhere, **hidden)
@@ -142,22 +134,20 @@ def results_table(results: dict) -> str:
     heads, rows = ["", "MB", "accuracy"], {}
     for threads in environment["threads"]:
         heads += [f"{_threads(threads)}, ms", "speedup"]
-        for row in padded_rows(results, threads):
+        for row in (r for r in padded_rows(results, threads) if r["name"].endswith(SHOWN)):
             size = f"{row['size_mb']:.1f}" if row["size_mb"] else ""
             accuracy = f"{row['accuracy']['value']:.4f}" if row["accuracy"] else ""
             cells = rows.setdefault(row["name"], [row["name"], size, accuracy])
             cells.append(f"{row['latency_ms']['typical']:.2f}")
             cells.append(f"{row['speedup_vs_bert_base_pytorch']:.1f}x")
-    lines = [
+    opening = (
         f"Batch 1, {results['protocol']['sequence_length']} word pieces, on "
         f"{html.escape(environment['cpu'])} ({environment['physical_cores']} cores, "
         f"{', '.join(environment['instruction_sets'])}), {results['date']}. "
-        f"Speedup is over {results['baselines']['pytorch']}.",
-        "",
-        markdown_table([heads, *(cells for name, cells in rows.items() if name.endswith(SHOWN))]),
-    ]
-    lines += [f"\nLeft out: {name}: {why}" for name, why in results["unavailable"].items()]
-    return "\n".join(lines)
+        f"Speedup is over {results['baselines']['pytorch']}."
+    )
+    left_out = [f"\nLeft out: {name}: {why}" for name, why in results["unavailable"].items()]
+    return "\n".join([opening, "", markdown_table([heads, *rows.values()]), *left_out])
 
 
 def markdown_table(rows: Sequence[Sequence[str]], words: int = 1) -> str:
