@@ -30,7 +30,7 @@ def test_a_process_that_dies_is_reported(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho out of luck >&2\nexit 3\n")
     python.chmod(0o755)
-    with WorkerProcess({"row": {}}, [], {}, threads=1, max_length=8, command=[python]) as dying:
+    with WorkerProcess({"row": {}}, [], [], threads=1, max_length=8, command=[python]) as dying:
         faults = dying.wait_until_loaded()
     assert faults == {"row": "its process died (3); it last said: out of luck"}
 
@@ -66,7 +66,7 @@ def test_its_logits_are_those_of_the_model(engine_files, name, tolerance):
     model, tokenizer = str(folder / f"{name}.onnx"), str(folder / "tokenizer")
     row = {"runtime": ENGINE, "source": model, "tokenizer": tokenizer, "options": {"pad_to": 64}}
     how = {"threads": 1, "max_length": 64, "command": engine.engine_command()}
-    with WorkerProcess({"row": row}, TEXTS, {"own": 0}, **how) as running:
+    with WorkerProcess({"row": row}, TEXTS, ["own"], **how) as running:
         assert running.wait_until_loaded() == {}
         found = running.logits("row", "own")
         calls = running.time("row", "own", [1, 0], 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.bench.worker import ENGINE
+from helpers.bench.worker import ENGINE, OWN
 from helpers.bench.workers import WorkerError, WorkerProcess
 from helpers.environment import ROOT, instruction_sets, physical_cores
 
@@ -44,10 +44,10 @@ def engine_logits(
     try:
         if fault := engine_fault():
             raise WorkerError(fault)
-        with WorkerProcess({"engine": row}, sentences, {"own": 0}, **how) as engine:
+        with WorkerProcess({"engine": row}, sentences, [OWN], **how) as engine:
             if faults := engine.wait_until_loaded():
                 raise WorkerError(faults["engine"])
-            return {"student_engine": engine.logits("engine", "own")}
+            return {"student_engine": engine.logits("engine", OWN)}
     except WorkerError as error:
         print(f"no row of the blog's engine here: {error}")
         return {}

@@ -4,14 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from helpers import metrics
 from helpers.bench.engine import ENGINE, engine_fault
-from helpers.bench.rounds import MIN_ROUNDS, Measurements, Variant
+from helpers.bench.rounds import MIN_ROUNDS, OWN, Measurements, Variant
 from helpers.bench.statistics import Estimate, speedup
 from helpers.environment import describe_environment, git_commit
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from helpers.tutorial.profile import Profile
 
-OWN_LENGTHS = "own"
 _PROTOCOL = {
     "batch_size": 1,
     "tokenisation": "padded: outside the timed region; own lengths: inside",
@@ -31,15 +30,6 @@ _PROTOCOL = {
     "speedup": "ratio of two typical latencies; 95 %: bootstrap over the rounds of one run",
     "stops": f"at {MIN_ROUNDS} rounds or more, once the headlines are within `precision`",
 }
-
-
-class Labels(NamedTuple):
-    """How the rows label the test sentences; see `check_labels`."""
-
-    timed: list[Variant]
-    strayed: dict[str, str]
-    shares: dict[str, float]
-    accuracies: dict[str, metrics.Accuracy]
 
 
 def load_predictions(folder: Path, numbers: Sequence[str]) -> dict[str, np.ndarray]:
@@ -57,18 +47,18 @@ def check_labels(
     test: "Dataset",
     fp32: Mapping[str, str],
     agreement: float,
-) -> Labels:
+) -> tuple[dict[str, float], dict[str, metrics.Accuracy], dict[str, str]]:
     """Sort out the rows that label the test sentences otherwise than their own FP32.
 
-    `fp32` maps a model to the name of its FP32 predictions. Returns the rows to be `timed`, those
-    with FP32's label on at least the share `agreement` of the sentences or with nothing to
-    compare; why the others `strayed`; all `shares`, by row; and all `accuracies`, by predictions.
+    `fp32` maps a model to the name of its FP32 predictions. Returns by row the share of sentences
+    with FP32's label; its accuracy; and why it is not to be timed: that share is below `agreement`,
+    or there is nothing to compare.
     """
     shares, accuracies, strayed = {}, {}, {}
     for row in variants:
         logits, exact = predictions.get(row.predictions), predictions.get(fp32.get(row.model))
         if logits is not None:
-            accuracies[row.predictions] = metrics.measure_accuracy(logits, test["label"])
+            accuracies[row.name] = metrics.measure_accuracy(logits, test["label"])
         if exact is None:
             continue
         if logits is None:
@@ -78,8 +68,7 @@ def check_labels(
         share = shares[row.name] = metrics.agreement(logits, exact)
         if share < agreement:
             strayed[row.name] = f"has FP32's label on {share:.1%} of the test sentences only"
-    timed = [row for row in variants if row.name not in strayed]
-    return Labels(timed, strayed, shares, accuracies)
+    return shares, accuracies, strayed
 
 
 def benchmark_rows(
@@ -89,21 +78,20 @@ def benchmark_rows(
     *,
     over: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Rows of `benchmark.json`: one for each row, thread count and workload.
+    """Rows of `benchmark.json`: one for each row that was timed, thread count and workload.
 
-    `accuracies` maps a row's `predictions` to its accuracy. `speedups` are over the rows named
-    `over`, of which the first also gives `speedup_vs_bert_base_pytorch`.
+    `accuracies` are by row. `speedups` are over the rows named `over`, of which the first also
+    gives `speedup_vs_bert_base_pytorch`.
     """
     rows = []
     for (threads, workload), timings in found.timings.items():
         for variant in (v for v in variants if v.name in timings):
             fields = ("name", "model", "family", "runtime", "precision", "size_mb")
             row = {field: getattr(variant, field) for field in fields}
-            row |= {"threads": threads, "sequence_length": workload.size or OWN_LENGTHS}
-            row["memory_mb"] = found.memory_mb.get((threads, variant.name))
+            row |= {"threads": threads, "sequence_length": workload}
             row["latency_ms"] = timings[variant.name].summary()
             row["accuracy"] = None
-            if a := accuracies.get(variant.predictions):
+            if a := accuracies.get(variant.name):
                 row["accuracy"] = {"value": a.value, "ci95": [a.low, a.high], "n": a.n}
             ratios = {slow: speedup(timings[slow], timings[variant.name]) for slow in over}
             row["speedups"] = {name: ratio._asdict() for name, ratio in ratios.items()}
@@ -119,7 +107,7 @@ def results_table(rows: Sequence[Mapping], threads: int) -> "Styler":
     """
     shown = {}
     for row in (row for row in rows if row["threads"] == threads):
-        kind = "text, " if row["sequence_length"] == OWN_LENGTHS else ""
+        kind = "text, " if row["sequence_length"] == OWN else ""
         latency, ratio = row["latency_ms"], next(iter(row["speedups"].values()))
         line = shown.setdefault(row["name"], {"MB": row["size_mb"]})
         line["accuracy"] = f"{row['accuracy']['value']:.4f}" if row["accuracy"] else None
@@ -135,22 +123,20 @@ def write_benchmark(
 
     `sections` are further entries, stored as they are.
     """
-    counts = sorted({row["threads"] for row in rows})
-    others = {f"{count} threads, {work}": share for (count, work), share in found.others.items()}
     raw = [
         {
             "threads": threads,
-            "sequence_length": workload.size or OWN_LENGTHS,
-            "workload": workload.kind,
+            "sequence_length": workload,
             "timings": {name: timing.rounds for name, timing in timings.items()},
         }
         for (threads, workload), timings in found.timings.items()
     ]
+    others = {f"{count} threads, {work}": share for (count, work), share in found.others.items()}
     document = {
         "profile": profile.name,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": git_commit(),
-        "environment": describe_environment() | {"threads": counts},
+        "environment": describe_environment() | {"threads": sorted({n for n, _ in found.timings})},
         "protocol": _PROTOCOL | {"others_used": others} | profile.benchmark.model_dump(),
         "rows": rows,
         "unavailable": found.unavailable,

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from tqdm import tqdm
 
 from helpers.bench.engine import ENGINE, engine_command, engine_fault
 from helpers.bench.statistics import Timings, speedup
-from helpers.bench.worker import time_block
+from helpers.bench.worker import OWN, time_block
 from helpers.bench.workers import WorkerError, WorkerProcess
 from helpers.environment import physical_cores
 
@@ -35,24 +35,6 @@ QUIET = 0.05  # share of the machine
 # Idle threads of a runtime spin for a while before they sleep; at 5 ms they still disturbed the
 # next row's block on two threads (90th percentiles twice the median), at 50 ms they do not.
 _PAUSE_S = 0.05
-
-
-class Workload(NamedTuple):
-    """What one call is given.
-
-    kind       size           a call gets
-    "padded"   word pieces    one sentence, padded to this length; tokenising is not timed
-    "own"                     one sentence as text, unpadded; tokenising is timed
-    """
-
-    kind: str
-    size: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.size or ''}".strip()
-
-
-OWN = Workload("own")
 
 
 @dataclass(frozen=True)
@@ -93,26 +75,23 @@ class Variant:
 class Measurements:
     """What `run_benchmark` found.
 
-    `timings` by (threads, workload), then by name; `memory_mb` by (threads, name), what the process
-    of an isolated row holds for itself once the row is loaded and warm; `others` by (threads,
-    workload), the share of the machine that other programs used meanwhile; `unavailable` gives
-    reasons by name.
+    `timings` by (threads, workload), then by name; `others` by (threads, workload), the share of
+    the machine that other programs used meanwhile; `memory_mb` by (threads, name), what the process
+    of an isolated row holds for itself; `unavailable` gives reasons by name.
     """
 
-    timings: dict[tuple[int, Workload], dict[str, Timings]] = field(default_factory=dict)
+    timings: dict[tuple[int, int | str], dict[str, Timings]] = field(default_factory=dict)
+    others: dict[tuple[int, int | str], float] = field(default_factory=dict)
     memory_mb: dict[tuple[int, str], float] = field(default_factory=dict)
-    others: dict[tuple[int, Workload], float] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """How many rounds there were, whether the machine was quiet, and what was left out."""
         lines = []
-        for (threads, workload), timings in self.timings.items():
-            rounds, share = len(next(iter(timings.values())).rounds), self.others[threads, workload]
+        for case, timings in self.timings.items():
+            rounds, share = len(next(iter(timings.values())).rounds), self.others[case]
             verdict = "quiet" if share < QUIET else "BUSY: do not quote these figures"
-            lines.append(
-                f"{_said(threads, workload)}: {rounds} rounds; others used {share:.1%}, {verdict}"
-            )
+            lines.append(f"{_said(*case)}: {rounds} rounds; others used {share:.1%}, {verdict}")
         lines += [f"left out: {name}: {reason}" for name, reason in self.unavailable.items()]
         return "\n".join(lines)
 
@@ -148,10 +127,7 @@ def tfidf_row(labelled: "Dataset") -> Variant:
 
 
 def pytorch_baseline(profile: "Profile") -> tuple[Any, str]:
-    """What the baseline on PyTorch is loaded from, and the name of its predictions.
-
-    Its weights are the teacher's where the profile says so, or else untrained: no predictions.
-    """
+    """What the baseline on PyTorch is loaded from, and the name of its predictions, if any."""
     if profile.baseline.weights == "teacher":
         return "teacher", "teacher"
     return profile.baseline.architecture, ""
@@ -167,7 +143,7 @@ def run_benchmark(
     sentences: Sequence[str],
     settings: "Section",
     *,
-    workloads: Sequence[Workload],
+    workloads: Sequence[int | str],
     max_length: int,
     seed: int,
     headlines: Sequence[tuple[str, str]] = (),
@@ -177,6 +153,8 @@ def run_benchmark(
 ) -> Measurements:
     """Time every row at every thread count on every workload, in shuffled rounds.
 
+    A workload is a number of word pieces that each sentence is padded to, tokenised beforehand; or
+    OWN, each sentence as text and unpadded, where tokenising is timed. One call gets one sentence.
     The rounds end once the 95 % interval of each of the `headlines`, ratios (slow row, fast row),
     reaches no further than `settings.precision` of the ratio to either side, but not before
     MIN_ROUNDS; or after `rounds`, by default `settings.rounds`. `unavailable` gives reasons of rows
@@ -186,25 +164,21 @@ def run_benchmark(
         RuntimeError: a row that is not optional could not be loaded, or died.
     """
     found = Measurements(unavailable=dict(unavailable or {}))
-    given = list(sentences), {str(workload): workload.size for workload in workloads}
     for count in threads or thread_counts(settings):
         with ExitStack() as stack:
-            sizes = {"threads": count, "max_length": max_length, "warm_ms": 5 * settings.block_ms}
-            workers = _start_workers(variants, given, found, stack, **sizes)
-            for workload in workloads:
-                what = {"workload": str(workload), "title": f"timing, {_said(count, workload)}"}
-                what |= {"rounds": rounds or settings.rounds, "sentences": len(sentences)}
+            how = {"threads": count, "max_length": max_length, "warm_ms": 5 * settings.block_ms}
+            workers = _start_workers(variants, found, stack, sentences, workloads, **how)
+            for case in ((count, workload) for workload in workloads):
                 used, began = _used_by_others(), time.monotonic()
-                timed = _run_rounds(workers, settings, headlines, random.Random(seed), **what)
+                how = {"rounds": rounds or settings.rounds, "rng": random.Random(seed)}
+                timed = _run_rounds(workers, case, len(sentences), settings, headlines, **how)
                 capacity = (time.monotonic() - began) * (psutil.cpu_count() or 1)
-                found.timings[count, workload] = timed
-                found.others[count, workload] = max(0.0, (_used_by_others() - used) / capacity)
-            for worker in workers.values():
-                worker.close()  # all at once, before each is waited for
+                found.timings[case] = timed
+                found.others[case] = max(0.0, (_used_by_others() - used) / capacity)
     return found
 
 
-def _start_workers(variants, given, found, stack, *, threads, **sizes) -> dict[str, WorkerProcess]:
+def _start_workers(variants, found, stack, *given, threads, **sizes) -> dict[str, WorkerProcess]:
     """Start all processes, then wait for each; returns by row the process it is in."""
     together, started, workers = defaultdict(list), [], {}
     for variant in variants:
@@ -224,7 +198,7 @@ def _start_workers(variants, given, found, stack, *, threads, **sizes) -> dict[s
             if name not in faults:
                 workers[name] = worker
                 if variant.isolate:
-                    found.memory_mb[threads, name] = worker.memory_mb()
+                    found.memory_mb[threads, name] = worker.memory_mb
             elif variant.optional:
                 found.unavailable[name] = faults[name]
             else:
@@ -233,14 +207,14 @@ def _start_workers(variants, given, found, stack, *, threads, **sizes) -> dict[s
 
 
 def _run_rounds(
-    workers, settings, headlines, rng, *, workload, rounds, sentences, title
+    workers, case, sentences, settings, headlines, *, rounds, rng
 ) -> dict[str, Timings]:
     timings = {name: Timings() for name in workers}
-    for number in tqdm(range(settings.warmup_rounds + rounds), desc=title):
+    for number in tqdm(range(settings.warmup_rounds + rounds), desc=f"timing, {_said(*case)}"):
         chosen = rng.choices(range(sentences), k=settings.sentences_per_block)
         for name in rng.sample(list(workers), len(workers)):
             try:
-                calls = workers[name].time(name, workload, chosen, settings.block_ms)
+                calls = workers[name].time(name, case[1], chosen, settings.block_ms)
             except WorkerError as error:
                 raise RuntimeError(f"{name}: {error}") from error
             if number >= settings.warmup_rounds:
@@ -272,8 +246,7 @@ def time_together(
     For models on one thread; `run_benchmark` keeps the threads of different runtimes off each
     other.
     """
-    rng = random.Random(seed)
-    timings = {name: Timings() for name in runs}
+    rng, timings = random.Random(seed), {name: Timings() for name in runs}
     for _ in tqdm(range(rounds), desc="timing, 1 thread"):
         for name in rng.sample(list(runs), len(runs)):
             calls = time_block(runs[name], list(items), milliseconds=block_ms)
@@ -291,5 +264,6 @@ def _used_by_others() -> float:
     return used
 
 
-def _said(threads: int, workload: Workload) -> str:
-    return f"{threads} thread{'s' if threads > 1 else ''}, {workload}"
+def _said(threads: int, workload: int | str) -> str:
+    what = workload if workload == OWN else f"padded {workload}"
+    return f"{threads} thread{'s' if threads > 1 else ''}, {what}"

@@ -3,9 +3,9 @@
 The blog's engine has a Python of its own, in `.engine`, without this package: what this file needs
 of the package is imported where other runtimes are loaded. Requests come on standard input and are
 answered on standard output, one JSON value a line. The first is the job, see `workers.py`; it is
-answered with {"process": id, "faults": {row: reason}}. Each of the others is one of
+answered with {"faults": {row: reason}, "memory_mb": what the process holds}. Others are one of
 
-    {"row": name, "workload": name}    -> the row's logits of each input
+    {"row": name, "workload": 64}    -> the row's logits of each input
     {"row": ..., "workload": ..., "chosen": [2, 0, 5], "milliseconds": 30}    -> see time_block
 
 An answer {"error": text} ends the conversation.
@@ -25,6 +25,7 @@ import numpy as np
 import psutil
 
 ENGINE = "blog's engine"
+OWN = "own"
 _IMPORTS = {"pytorch": "transformers", "scikit-learn": "sklearn"}  # what takes long to import
 
 
@@ -49,44 +50,42 @@ def time_block(run: Callable, items: list[tuple], *, milliseconds: float) -> lis
     return calls
 
 
-def warm_up(run: Callable, item: tuple, *, milliseconds: float, blocks: int = 10) -> None:
-    """Time blocks of calls until the medians of two differ by less than 5 %."""
+def warm_up(run: Callable, items: list[tuple], *, milliseconds: float) -> None:
+    """Call it on every item, then until the medians of two blocks differ by less than 5 %."""
+    for item in items:  # a runtime prepares for a length when it first sees it
+        run(*item)
     last = 0.0
-    for _ in range(blocks):
-        median = float(np.median(time_block(run, [item], milliseconds=milliseconds)))
+    for _ in range(10):
+        median = float(np.median(time_block(run, items[:1], milliseconds=milliseconds)))
         if abs(median - last) < 0.05 * last:
             return
         last = median
 
 
-def load_row(row: dict, job: dict) -> dict[str, tuple[Callable, list[tuple]]]:
+def load_row(row: dict, job: dict) -> dict[int | str, tuple[Callable, list[tuple]]]:
     """Load a row and warm it up; returns by workload its function and what that is called with."""
     loaded = {}
-    for workload, length in job["workloads"].items():
-        options = dict(row["options"])
-        if length and "buckets" in options:  # all inputs have one length: compile for it alone
+    for workload in job["workloads"]:
+        length, options = 0 if workload == OWN else workload, dict(row["options"])
+        if length and "buckets" in options:  # compile for it alone, as padding is to count
             options["buckets"] = [length]
-        wanted = {"runtime": row["runtime"], "source": row["source"], "options": options}
-        encode, model = _load_encoder(row, job, length), _load(json.dumps(wanted), job["threads"])
+        model = _load_model(json.dumps(row | {"options": options}), job["threads"])
+        encode = _load_encoder(row, job["max_length"], length)
 
         def from_text(text, encode=encode, model=model):
             return model(*encode(text))
 
         run = model if length else from_text
         items = [encode(text) if length else (text,) for text in job["sentences"]]
-        loaded[workload] = run, items
         if job["warm_ms"]:
-            lengths = [np.size(encode(text)[0]) for text in job["sentences"]]
-            # a runtime prepares for a length when it first sees it
-            for item in dict(zip(lengths, items, strict=True)).values():
-                run(*item)
-            warm_up(run, items[0], milliseconds=job["warm_ms"])
+            warm_up(run, items[:1] if length else items, milliseconds=job["warm_ms"])
+        loaded[workload] = run, items
     return loaded
 
 
 @cache
-def _load(wanted: str, threads: int) -> Callable:
-    """The function that runs a model; `wanted` says which, in JSON. Workloads share it."""
+def _load_model(wanted: str, threads: int) -> Callable:
+    """The function that runs a row's model; workloads share it. `wanted` is the row in JSON."""
     row = json.loads(wanted)
     source, runtime = row["source"], row["runtime"]
     if runtime == ENGINE:
@@ -98,27 +97,27 @@ def _load(wanted: str, threads: int) -> Callable:
         return fit_tfidf(*source).predict_proba
     from helpers.runtimes import load_model
 
-    source = Path(source) if isinstance(source, str) else _untrained(json.dumps(source))
+    source = Path(source) if isinstance(source, str) else _untrained(**source)
     return load_model(runtime, source, threads=threads, **row["options"]).run
 
 
 @cache
-def _untrained(shape: str):
-    """A PyTorch model with untrained weights, built once for all rows of its shape, in JSON."""
+def _untrained(**shape: int):
+    """A PyTorch model with untrained weights, built once for all rows of its shape."""
     from helpers.training import untrained_classifier
 
-    return untrained_classifier(types.SimpleNamespace(**json.loads(shape)), seed=0)
+    return untrained_classifier(types.SimpleNamespace(**shape), seed=0)
 
 
-def _load_encoder(row: dict, job: dict, length: int) -> Callable[[str], tuple]:
+def _load_encoder(row: dict, max_length: int, length: int) -> Callable[[str], tuple]:
     """A function from a text to a model's arguments, padded to `length` unless that is 0."""
     if row["runtime"] == "scikit-learn":
         return lambda text: ([text],)
     if row["runtime"] == ENGINE:
-        return _load_engine_encoder(row, job["max_length"], length)
+        return _load_engine_encoder(row, max_length, length)
     from helpers.runtimes import load_text_encoder, pad_rows
 
-    encode = load_text_encoder(Path(row["tokenizer"]), job["max_length"])
+    encode = load_text_encoder(Path(row["tokenizer"]), max_length)
     return (lambda text: pad_rows([encode(text)[0][0]], length)) if length else encode
 
 
@@ -173,7 +172,7 @@ def _converse(hear: Callable[[], str], say: Callable) -> None:
             loaded[name] = load_row(row, job)
         except Exception as error:  # whatever it is, the other side must hear of it
             faults[name] = _first_line(error)
-    say({"process": os.getpid(), "faults": faults})
+    say({"faults": faults, "memory_mb": psutil.Process().memory_full_info().uss / 2**20})
     while line := hear():
         request = json.loads(line)
         run, items = loaded[request["row"]][request["workload"]]

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from helpers.bench import worker
 from helpers.environment import ROOT, cpus_for
@@ -24,17 +23,16 @@ class WorkerProcess:
     """Rows of one runtime in a process bound to as many physical cores as threads.
 
     `rows` maps names to `source`, `tokenizer` (a folder), `runtime` and `options`, as in
-    `rounds.Variant`; `workloads` maps names to the length that sentences are padded to, 0 for text
-    to label at their own. With `warm_ms` each row is warmed up. Loading begins at once and goes on
-    by itself. Use as a context manager. The process ends with its parent, however that ends: its
-    input ends.
+    `rounds.Variant`; for `workloads` see `rounds.run_benchmark`. With `warm_ms` each row is warmed
+    up. Loading begins at once and goes on by itself. Use as a context manager. The process ends
+    with its parent, however that ends: its input ends.
     """
 
     def __init__(
         self,
         rows: Mapping[str, dict],
         sentences: Sequence[str],
-        workloads: Mapping[str, int],
+        workloads: Sequence[int | str],
         *,
         threads: int,
         max_length: int,
@@ -42,6 +40,7 @@ class WorkerProcess:
         command: Sequence[str | Path] = (sys.executable, "-m", worker.__name__),
     ):
         self._names = list(rows)
+        self.memory_mb = 0.0  # what the process holds for itself, once all is loaded
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
         self._process = subprocess.Popen(
             command,
@@ -52,9 +51,9 @@ class WorkerProcess:
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": str(threads), "GLOG_minloglevel": "2"},
         )
-        given = {"rows": rows, "sentences": sentences, "workloads": workloads}
+        given = {"rows": rows, "sentences": list(sentences), "workloads": list(workloads)}
         sizes = {"threads": threads, "max_length": max_length, "warm_ms": warm_ms}
-        self._tell({**given, **sizes, "cpus": cpus_for(threads)})
+        self._tell(**given, **sizes, cpus=cpus_for(threads))
 
     def wait_until_loaded(self) -> dict[str, str]:
         """Wait for loading and warming up; returns the reasons of rows that cannot be run."""
@@ -62,34 +61,25 @@ class WorkerProcess:
             ready = self._hear()
         except WorkerError as error:
             return dict.fromkeys(self._names, str(error))
-        self._pid = ready["process"]
+        self.memory_mb = ready["memory_mb"]
         return ready["faults"]
 
-    def memory_mb(self) -> float:
-        """What the process holds for itself, MB."""
-        return psutil.Process(self._pid).memory_full_info().uss / 2**20
-
-    def logits(self, row: str, workload: str) -> np.ndarray:
+    def logits(self, row: str, workload: int | str) -> np.ndarray:
         """Logits (sentences, classes), float32."""
-        self._tell({"row": row, "workload": workload})
+        self._tell(row=row, workload=workload)
         return np.array(self._hear(), dtype=np.float32)
 
-    def time(self, row: str, workload: str, chosen: list[int], milliseconds: float) -> list[float]:
+    def time(self, row: str, workload: int | str, chosen: list[int], ms: float) -> list[float]:
         """Milliseconds of each call of a block on chosen sentences: `worker.time_block`."""
-        request = {"row": row, "workload": workload}
-        self._tell(request | {"chosen": chosen, "milliseconds": milliseconds})
+        self._tell(row=row, workload=workload, chosen=chosen, milliseconds=ms)
         return self._hear()
-
-    def close(self) -> None:
-        """Tell the process that it is done with, without waiting for its end."""
-        with contextlib.suppress(BrokenPipeError):  # it may have died with words unread
-            self._process.stdin.close()
 
     def __enter__(self) -> "WorkerProcess":
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
+        with contextlib.suppress(BrokenPipeError):  # it may have died with words unread
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -98,7 +88,7 @@ class WorkerProcess:
         self._process.stdout.close()
         self._said.close()
 
-    def _tell(self, request: dict) -> None:
+    def _tell(self, **request) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died; what it said is heard next
             print(json.dumps(request), file=self._process.stdin, flush=True)
 
