@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -41,7 +40,6 @@ def project(tmp_path, monkeypatch):
     name = f"test-{os.getpid()}"
     monkeypatch.setenv("PROFILE", "smoke")
     monkeypatch.setenv("SET", f"name={name}")
-    monkeypatch.delenv("MAKELEVEL", raising=False)
     for module in (run, steps, report):
         monkeypatch.setattr(module, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(run, "fetch", lambda *_: None)
@@ -64,49 +62,64 @@ def lesson(folder, number, needs=(), more=""):
     write(folder, number, patch, MAKES.format(number=number, needs=list(needs)) + more)
 
 
+@pytest.fixture
+def quick(project, monkeypatch):
+    """The project, whose notebooks run in this process and not in a kernel of their own."""
+
+    def execute(path, target, **_):
+        for cell in nbformat.read(path, as_version=4).cells:
+            exec(cell.source, namespace)
+        return 0.0
+
+    namespace = {}
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(run, "execute_notebook", execute)
+    return project
+
+
 def runs(project, *numbers):
     return [len((project / f"ran-{number}").read_text()) for number in numbers]
 
 
-def test_fresh_steps_are_skipped_and_changed_ones_run_again(project, capfd):
+def test_fresh_steps_are_skipped_and_changed_ones_run_again(quick, capfd):
     def run_again(*numbers, **how):
         assert run.run_steps(list(numbers), **how) == 0, capfd.readouterr()
         return capfd.readouterr().out
 
-    lesson(project, "01")
-    lesson(project, "02", needs=["01"])
+    lesson(quick, "01")
+    lesson(quick, "02", needs=["01"])
     run_again("01", "02")
     assert run_again("01", "02").count("fresh") == 2
-    lesson(project, "02", needs=["01"], more="x = 1")
+    lesson(quick, "02", needs=["01"], more="x = 1")
     printed = run_again("01", "02")
     assert "01_a  fresh\n" in printed and "02_a  fresh" not in printed
-    assert runs(project, "01", "02") == [1, 2]
+    assert runs(quick, "01", "02") == [1, 2]
     run_again("02", force=True)
-    assert runs(project, "01", "02") == [1, 3]
+    assert runs(quick, "01", "02") == [1, 3]
     assert set(json.loads((results() / "times.json").read_text())) == {"01_a", "02_a"}
 
 
-def test_a_bundle_lets_anybody_enter_in_the_middle(project, monkeypatch, capsys):
+def test_a_bundle_lets_anybody_enter_in_the_middle(quick, monkeypatch, capsys):
     numbers = [*run.MAIN_LINE, "06"]
     for before, number in zip([None, *numbers], numbers, strict=False):
-        lesson(project, number, needs=[before] if before else [])
+        lesson(quick, number, needs=[before] if before else [])
     monkeypatch.setattr(bundle, "DEEPER", ["06"])
-    target = project / "new" / "results.zip"
+    target = quick / "new" / "results.zip"
     assert bundle.bundle(target) == 1
     assert "01.txt is missing. Run notebook 01 first" in capsys.readouterr().err
     assert run.run_steps(run.MAIN_LINE) == 0
-    assert bundle.bundle(target) == bundle.bundle(project / "folder") == 0
-    clone = project / "clone"
+    assert bundle.bundle(target) == bundle.bundle(quick / "folder") == 0
+    clone = quick / "clone"
     with zipfile.ZipFile(target) as archive:
         archive.extractall(clone)
-    for root in (clone, project / "folder"):
+    for root in (clone, quick / "folder"):
         found = [steps.Step(n, load_profile(), root=root / "artifacts") for n in numbers]
         assert [step.fault() for step in found[:-1]] == [None] * 5
         assert "06.txt is missing" in found[-1].fault()
     shutil.rmtree(results())
     shutil.copytree(clone / "artifacts" / results().name, results())
     assert run.run_steps(["03", "04", "05"], force=True) == run.run_steps(run.MAIN_LINE) == 0
-    assert runs(project, *run.MAIN_LINE) == [1, 1, 2, 2, 2]
+    assert runs(quick, *run.MAIN_LINE) == [1, 1, 2, 2, 2]
 
 
 def test_a_wheelhouse_is_a_clone_with_its_packages(project, index, monkeypatch, capsys):
@@ -149,9 +162,8 @@ def test_what_forbids_a_run_is_said_before_anything_runs(project, capfd, monkeyp
 
 
 SCRIPT = """
-import signal, sys
+import sys
 from pathlib import Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from helpers.tutorial import run, steps, report
 run.NOTEBOOKS = steps.NOTEBOOKS = report.NOTEBOOKS = Path(sys.argv[1])
 run.fetch = lambda *_: None
@@ -169,18 +181,17 @@ with lesson.saving("teacher") as half:
 """
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project, name):
+def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project):
     write(project, "01", PATCH.format(folder=str(project)), HALF)
     command = [sys.executable, "-c", SCRIPT, str(project)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (project / "started").exists() and running.poll() is None:
         time.sleep(0.1)
     kernels = psutil.Process(running.pid).children(recursive=True)
-    running.send_signal(getattr(signal, name))
+    running.terminate()
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
-    assert f"interrupted in 01_a.ipynb ({name})" in errors
+    assert "interrupted in 01_a.ipynb (SIGTERM)" in errors
     resume = f'python3 -m helpers.tutorial run --profile smoke --set "{os.environ["SET"]}"\n'
     assert resume in errors and resume in (results() / "run.log").read_text()
     assert not psutil.wait_procs(kernels, timeout=10)[1]
@@ -188,14 +199,12 @@ def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project, na
     assert not {"model.safetensors", "01.json"} & left
 
 
-def test_a_failing_cell_or_dead_kernel_says_how_to_resume(project, capfd, monkeypatch):
-    monkeypatch.setenv("MAKELEVEL", "1")
+def test_a_failing_cell_or_dead_kernel_says_how_to_resume(project, capfd):
     write(project, "01", "x = 1", "raise OSError('no such thing')")
     write(project, "02", "open('two', 'w')")
     assert run.run_steps(["01", "02"]) == 1
     errors = capfd.readouterr().err
-    assert "01_a.ipynb stopped" in errors and "no such thing" in errors
-    assert f'to resume: make run PROFILE=smoke SET="{os.environ["SET"]}"\n' in errors
+    assert "01_a.ipynb stopped" in errors and "no such thing" in errors and "to resume: " in errors
     assert not (project / "two").exists()
     assert (results() / "executed/01_a.ipynb").exists()
     write(project, "01", "import os; os.kill(os.getpid(), 9)")
@@ -234,12 +243,12 @@ def test_several_processes_train_before_the_notebook_runs(project, monkeypatch):
 
 
 def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
-    monkeypatch.setattr(run, "_SAMPLING_S", 2)
+    monkeypatch.setattr(run, "_SAMPLING_S", 1)
     console = Console(file=io.StringIO(), force_terminal=True)
     children, used = [subprocess.Popen(["sleep", "60"]) for _ in range(4)], []
 
     def notebook():
-        for seconds in (1, 8):
+        for seconds in (0.5, 3):
             time.sleep(seconds)
             used.append(time.process_time())
 
@@ -248,11 +257,5 @@ def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
     for child in children:
         child.kill()
         child.wait()
-    assert (used[1] - used[0]) / 8 < 0.02
+    assert (used[1] - used[0]) / 3 < 0.02
     assert 0.01 < gigabytes < 100
-
-
-def test_a_damaged_record_of_times_is_passed_over(tmp_path):
-    for damage in ("", "[1", '{"01_a": 7}', "[]"):
-        (tmp_path / "times.json").write_text(damage)
-        assert run.read_times(tmp_path / "times.json") == {}

@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from helpers import Lesson
-from helpers.bench.results import load_predictions
-from helpers.metrics import measure_accuracy
 from helpers.tutorial.profile import ROOT, Profile
 from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, write_whole
 
@@ -60,6 +58,9 @@ def nearest_machine(environment: dict, folder: Path) -> str:
 
 def gather_results(profile: Profile, folder: Path, times: dict) -> dict:
     """`benchmark.json` with what the notebooks took and the accuracy of teacher and student."""
+    from helpers.bench.results import load_predictions  # these take seconds
+    from helpers.metrics import measure_accuracy
+
     labels = Lesson(Step("01", profile)).data()["test"]["label"]
     logits = load_predictions(folder, ["01", "02"])
     rated = {"Teacher": logits["teacher"], "BERT-Mini": logits["student"]}
