@@ -107,15 +107,11 @@ def make_rows(model: str, table: Mapping[str, tuple], folder: Path, **settings) 
     rows = []
     for what, (runtime, precision, source, predictions, *options) in table.items():
         file = folder / (source if isinstance(source, str) else "baseline.onnx")
-        given = {
-            "source": file if isinstance(source, str) else source,
-            "size_mb": size_mb(file),
-            "tokenizer": folder / "student",
-            "predictions": predictions,
-            "options": options[0] if options else {},
-            "optional": runtime == ENGINE,
-        }
-        rows.append(Variant(f"{model}, {what}", model, runtime, precision, **given | settings))
+        source = file if isinstance(source, str) else source
+        given = {"tokenizer": folder / "student", "size_mb": size_mb(file)}
+        given |= {"predictions": predictions, "options": options[0] if options else {}}
+        given |= {"optional": runtime == ENGINE} | settings
+        rows.append(Variant(f"{model}, {what}", model, runtime, precision, source, **given))
     return rows
 
 
@@ -193,8 +189,7 @@ def _start_workers(variants, found, stack, *given, threads, **sizes) -> dict[str
         started.append((members, stack.enter_context(worker)))
     for members, worker in started:
         faults = worker.wait_until_loaded()
-        for variant in members:
-            name = variant.name
+        for variant, name in ((variant, variant.name) for variant in members):
             if name not in faults:
                 workers[name] = worker
                 if variant.isolate:
@@ -241,11 +236,7 @@ def narrow(
 def time_together(
     runs: Mapping[str, Callable], items: Sequence[tuple], *, rounds: int, block_ms: float, seed: int
 ) -> dict[str, Timings]:
-    """Time functions in this process, in shuffled rounds on the same arguments.
-
-    For models on one thread; `run_benchmark` keeps the threads of different runtimes off each
-    other.
-    """
+    """Time functions of one thread in this process, in shuffled rounds on the same arguments."""
     rng, timings = random.Random(seed), {name: Timings() for name in runs}
     for _ in tqdm(range(rounds), desc="timing, 1 thread"):
         for name in rng.sample(list(runs), len(runs)):

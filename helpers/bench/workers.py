@@ -78,14 +78,8 @@ class WorkerProcess:
         return self
 
     def __exit__(self, *_) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it may have died with words unread
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+        with contextlib.suppress(BrokenPipeError), self._process:  # it may hold words unread
+            self._process.kill()  # nothing is lost
         self._said.close()
 
     def _tell(self, **request) -> None:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from helpers import Lesson
-from helpers.tutorial.profile import ProfileError, load_profile
+from helpers.tutorial.profile import load_profile
 from helpers.tutorial.report import conclude, read_results
 from helpers.tutorial.sources import SourceError, fetch
 from helpers.tutorial.steps import NOTEBOOKS, Step, StepError, run_command, write_whole
@@ -64,9 +64,7 @@ def execute_notebook(
     is called as nbclient calls its `on_cell_execute`. Returns the most memory taken, in gigabytes.
 
     Raises:
-        CellExecutionError: a cell failed.
-        DeadKernelError: the kernel died.
-        KeyboardInterrupt: the run was stopped; the kernel is gone.
+        CellExecutionError, DeadKernelError: a cell failed, or the kernel died.
     """
     notebook = nbformat.read(path, as_version=4)
     settings = {"timeout": None, "kernel_name": "python3", "on_cell_execute": on_cell}
@@ -94,11 +92,10 @@ def train_together(path: Path, script: Path, processes: int, log: IO[str]) -> fl
         subprocess.CalledProcessError: a process failed.
     """
     notebook = nbformat.read(path, as_version=4)
-    tags = [set(cell.metadata.get("tags", ())) for cell in notebook.cells]
-    if not any("single" in tagged for tagged in tags):
+    tags = {cell.id: set(cell.metadata.get("tags", ())) for cell in notebook.cells}
+    if "single" not in set().union(*tags.values()):
         return 0.0
-    pairs = zip(notebook.cells, tags, strict=True)
-    notebook.cells = [cell for cell, tagged in pairs if not _ALONE & tagged]
+    notebook.cells = [cell for cell in notebook.cells if not _ALONE & tags[cell.id]]
     write_whole(script, PythonExporter().from_notebook_node(notebook)[0])
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += [f"--num_processes={processes}", "--num_machines=1", "--mixed_precision=no"]
@@ -152,6 +149,7 @@ def run_steps(numbers: Sequence[str], *, force: bool = False, processes: int = 1
     Those that are fresh are skipped, unless `force`. Returns the exit status; 130 where a signal
     stopped it.
     """
+    status = 2
     try:
         profile = load_profile()
         steps = [Step(number, profile) for number in sorted(numbers)]
@@ -169,16 +167,15 @@ def run_steps(numbers: Sequence[str], *, force: bool = False, processes: int = 1
             return _run(steps, force=force, processes=processes)
     except KeyboardInterrupt:  # before the first notebook
         return 130
-    except (ProfileError, SourceError, StepError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (SourceError, StepError, ValueError) as error:
+        text = str(error)
     except Timeout:
-        other = f"another run is at work in artifacts/{profile.name}: wait for its end"
-        print(f'error: {other}, or give this one a name: SET="name=..."', file=sys.stderr)
-        return 2
+        text = f"another run is at work in artifacts/{profile.name}: wait for its end, or give "
+        text += 'this one a name: SET="name=..."'
     except OSError as error:  # a disk that is full, or cannot be written
-        print(f"error: artifacts/{profile.name} cannot be written: {error}", file=sys.stderr)
-        return 1
+        text, status = f"artifacts/{profile.name} cannot be written: {error}", 1
+    print(f"error: {text}", file=sys.stderr)
+    return status
 
 
 def _run(steps: list[Step], *, force: bool, processes: int) -> int:
@@ -218,8 +215,7 @@ def _execute(step: Step, processes: int, log: IO[str], console: Console) -> floa
     """Run a step's notebook; on a terminal a line shows its cell at work. Returns gigabytes."""
     copy, peak = step.folder / "executed" / step.notebook.name, 0.0
     write_whole(copy, step.notebook.read_text(encoding="utf-8"))
-    if not console.is_terminal:
-        print(f"{step.name}  begins", flush=True)
+    console.print(f"{step.name}  begins")
     with console.status(step.name, refresh_per_second=0.5) as status:
 
         def show(cell, **_):

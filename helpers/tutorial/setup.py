@@ -162,7 +162,7 @@ def find_python(
 def _python_through_uv(version: str) -> str | None:
     """A Python that uv downloads; where there is no uv, this Python's pip brings it, locked."""
     with tempfile.TemporaryDirectory() as scratch:
-        uv = shutil.which("uv") or shutil.which("uv", path=_python_of(VENV).parent)
+        uv = shutil.which("uv")
         if not uv:
             lock = LOCKS[0].read_text(encoding="utf-8")
             wanted = Path(scratch, "uv.txt")
@@ -197,9 +197,7 @@ def _use_what_is_at_hand() -> None:
 
 def _make_venv(base: str, target: Path) -> None:
     if subprocess.run([base, "-m", "venv", "--clear", str(target)]).returncode:
-        raise SetupError(
-            f"{target.name} cannot be made in {ROOT}: copy the folder to a disk of its own"
-        )
+        raise SetupError(f"{target} cannot be made: copy the folder to a disk of its own")
 
 
 def _pip_install(python: Path, *arguments: str) -> None:
