@@ -23,19 +23,20 @@ CHECKPOINTS = (
 )
 
 
-def start() -> subprocess.Popen:
+def run_for(seconds: float | None) -> tuple[int, str] | None:
+    """Exit status and errors of a run; None where it was killed after so long, kernel and all."""
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", RUN, *STEPS], cwd=ROOT, **pipes)
-
-
-def kill(running: subprocess.Popen) -> None:
-    """End the runner and its kernel where they stand."""
-    main = psutil.Process(running.pid)
-    family = [main, *main.children(recursive=True)]
-    for process in family:
-        process.kill()
-    running.communicate()
-    assert not psutil.wait_procs(family[1:], timeout=60)[1]
+    running = subprocess.Popen([sys.executable, "-c", RUN, *STEPS], cwd=ROOT, **pipes)
+    try:
+        errors = running.communicate(timeout=seconds)[1]
+        return running.returncode, errors
+    except subprocess.TimeoutExpired:
+        kernels = psutil.Process(running.pid).children(recursive=True)
+        for process in (running, *kernels):
+            process.kill()
+        running.communicate()
+        assert not psutil.wait_procs(kernels, timeout=60)[1]
+        return None
 
 
 def logits(folder) -> dict[str, np.ndarray]:
@@ -48,36 +49,25 @@ def test_what_is_killed_at_random_ends_as_what_is_not(tmp_path, monkeypatch):
     write_reviews(tmp_path / "mine.csv")
     monkeypatch.setenv("PROFILE", "smoke")
     rng = random.Random(seed := random.SystemRandom().randrange(10**6))
-    folders = [ROOT / "artifacts" / f"test-{os.getpid()}-{n}" for n in ("whole", "killed")]
-    whole, killed = folders
+    whole, killed = (ROOT / f"artifacts/test-{os.getpid()}-{n}" for n in ("whole", "killed"))
     settings = f"data.source={tmp_path / 'mine.csv'} {SMALL} {CHECKPOINTS}"
     try:
         monkeypatch.setenv("SET", f"name={whole.name} {settings}")
         began = time.monotonic()
-        running = start()
-        errors = running.communicate()[1]
-        assert running.returncode == 0, errors
+        status, errors = run_for(None)
+        assert status == 0, errors
         seconds = time.monotonic() - began
         monkeypatch.setenv("SET", f"name={killed.name} {settings}")
         moments = [rng.uniform(0.05, 0.4) * seconds for _ in range(KILLS)]
-        done = 0
-        for moment in [*moments, None]:
-            running = start()
-            try:
-                errors = running.communicate(timeout=moment)[1]
-                break
-            except subprocess.TimeoutExpired:
-                kill(running)
-                done += 1
-        print(f"seed {seed}: {seconds:.0f} s, killed {done} times")
-        assert running.returncode == 0, errors
-        assert done > 1
-        assert Step("03", load_profile()).fault() is None
+        ended = [run_for(moment) for moment in moments]
+        print(f"seed {seed}: {seconds:.0f} s, killed {ended.count(None)} times")
+        assert run_for(None)[0] == 0
+        assert ended.count(None) > 1 and Step("03", load_profile()).fault() is None
         assert not [path for path in (killed / ".saving").iterdir() if path.is_dir()]
         before, after = logits(whole), logits(killed)
         assert before.keys() == after.keys()
         for name, values in before.items():
             np.testing.assert_array_equal(after[name], values, err_msg=name)
     finally:
-        for folder in folders:
+        for folder in (whole, killed):
             shutil.rmtree(folder, ignore_errors=True)

@@ -7,10 +7,9 @@ def test_shipped_profiles_load_and_the_environment_variable_chooses(monkeypatch)
     assert [load_profile(name).name for name in known_profiles()] == known_profiles()
     monkeypatch.delenv("PROFILE", raising=False)
     assert load_profile().name == "default"
-    monkeypatch.setenv("PROFILE", "smoke")
-    assert load_profile().name == "smoke"
+    monkeypatch.setenv("PROFILE", "lapdog")
     with pytest.raises(ProfileError, match=r"'lapdog'.*blog, blog-train, default, pretrain, smoke"):
-        load_profile("lapdog")
+        load_profile()
 
 
 def test_extends_changes_only_what_it_states(tmp_path):
@@ -18,12 +17,10 @@ def test_extends_changes_only_what_it_states(tmp_path):
     (tmp_path / "mine.toml").write_text('extends = "default"\nseed = 43\n[data]\nmin_rating = 1\n')
     mine = load_profile("mine", folder=tmp_path)
     assert (mine.seed, mine.data.min_rating, mine.data.test_share) == (43, 1.0, 0.22)
-    (tmp_path / "mine.toml").write_text("seed = ")
-    with pytest.raises(ProfileError, match=r"profiles/mine.toml is not valid TOML"):
-        load_profile("mine", folder=tmp_path)
-    (tmp_path / "mine.toml").write_text("seed = 1")
-    with pytest.raises(ProfileError, match=r"profiles/mine.toml: .*data: Field required"):
-        load_profile("mine", folder=tmp_path)
+    for text, said in (("seed = ", "is not valid TOML"), ("seed = 1", "data: Field required")):
+        (tmp_path / "mine.toml").write_text(text)
+        with pytest.raises(ProfileError, match=f"profiles/mine.toml.*{said}"):
+            load_profile("mine", folder=tmp_path)
 
 
 def test_set_changes_single_settings(monkeypatch):
@@ -31,10 +28,7 @@ def test_set_changes_single_settings(monkeypatch):
     monkeypatch.setenv("SET", f"{changes} teacher.training.dropout=0.3")
     trial = load_profile("default")
     assert (trial.name, trial.seed, trial.distillation.budgets) == ("trial", 7, [5, 50])
-    assert trial.pretraining.text == "my text.xz" and trial.changes.startswith(changes)
-    assert trial.teacher.training.dropout == 0.3
-    monkeypatch.delenv("SET")
-    assert load_profile("default").teacher.training.dropout is None
+    assert trial.pretraining.text == "my text.xz" and trial.teacher.training.dropout == 0.3
 
 
 @pytest.mark.parametrize(

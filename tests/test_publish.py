@@ -92,17 +92,6 @@ def test_what_cannot_be_exported_is_said_in_a_line(folder, tmp_path, monkeypatch
     assert {path.name for path in tmp_path.iterdir()} <= {"run", "student"}
 
 
-def test_it_pushes_only_what_was_agreed_to(folder, monkeypatch, capsys):
-    push, hub = partial(publish.export, folder, repository="org/name"), Mock()
-    monkeypatch.setattr(publish, "HfApi", lambda: hub)
-    monkeypatch.setattr(publish, "get_token", Mock(side_effect=["", "a token", "a token"]))
-    assert push(agreed=True) == 1 and "hf auth login" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "stdin", Mock(isatty=lambda: False))
-    assert push() == 1 and "onnx/model_static.onnx" in capsys.readouterr().out
-    assert not hub.mock_calls and push(agreed=True) == 0
-    hub.upload_folder.assert_called_once_with(repo_id="org/name", folder_path=folder)
-
-
 @pytest.mark.slow
 def test_optimum_and_transformers_4_before_ours_on_the_path(folder, tmp_path):
     install = f"-m uv pip install --no-deps --target {tmp_path / '4'} {OVERLAY}"
