@@ -48,7 +48,7 @@ def write(project, number, *cells, look="2"):
 
 
 def step(project, number="01"):
-    return Step(number, load_profile(), root=project / "artifacts")
+    return Step(number, load_profile())
 
 
 def make(project, number="01", text="made", running=None):
@@ -170,7 +170,7 @@ from helpers.tutorial import steps
 from helpers.tutorial.profile import load_profile
 project = Path(sys.argv[1])
 steps.ROOT, steps.NOTEBOOKS = project, project / "notebooks"
-step = steps.Step("01", load_profile(), root=project / "artifacts")
+step = steps.Step("01", load_profile())
 with step.saving("model") as path:
     path.mkdir()
     for i in range(20):

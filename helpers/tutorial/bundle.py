@@ -17,21 +17,14 @@ from pathlib import Path
 from helpers.tutorial.profile import ROOT, Profile, ProfileError, load_profile
 from helpers.tutorial.run import DEEPER, MAIN_LINE
 from helpers.tutorial.setup import package_arguments
-from helpers.tutorial.sources import (
-    MAIN,
-    SourceError,
-    download_archives,
-    load_assets,
-    pip_download,
-)
+from helpers.tutorial.sources import MAIN, SourceError, download_archives, load_assets, pip_download
 from helpers.tutorial.steps import Step, StepError
 
 
 def finished_files(profile: Profile) -> list[Path]:
     """The results of a finished run with their records, and of the deeper notebooks that were run.
 
-    Raises:
-        StepError: a notebook of the main line has not been run, or its results no longer fit.
+    StepError names a notebook of the main line whose results are missing or no longer fit.
     """
     found = []
     for step in (Step(number, profile) for number in (*MAIN_LINE, *DEEPER)):

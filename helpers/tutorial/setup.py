@@ -59,9 +59,6 @@ def prepare(*, here: bool = False) -> Path:
     """The interpreter that has all packages; `.venv` is made or mended where need be.
 
     With `here` they are installed into the environment of this interpreter (conda, Colab).
-
-    Raises:
-        SetupError: no fitting Python, no venv, or a package that cannot be installed.
     """
     _use_what_is_at_hand()
     here = here or is_ready(sys.prefix) or Path(sys.prefix) == VENV
@@ -91,11 +88,7 @@ def prepare(*, here: bool = False) -> Path:
 
 
 def prepare_engine() -> None:
-    """Make `.engine`, the environment of the blog's engine, where it is not there yet.
-
-    Raises:
-        SetupError: it is not for this system, no fitting Python, or pip failed.
-    """
+    """Make `.engine`, the environment of the blog's engine, where it is not there yet."""
     wanted, engine = ROOT / "requirements-engine.txt", ROOT / ".engine"
     mark = engine / ".ready"
     if mark.exists() and mark.stat().st_mtime > wanted.stat().st_mtime:
@@ -133,9 +126,7 @@ def find_python(
     """An interpreter of one of `versions` that can make a virtual environment.
 
     It is `named`, or else this one, or one on the PATH, or the version `fetched` through uv.
-
-    Raises:
-        SetupError: there is none; the message says what to install.
+    SetupError says what to install.
     """
     commands = [[sys.executable], ["python3"], *([f"python{v}"] for v in versions), ["python"]]
     if os.name == "nt":

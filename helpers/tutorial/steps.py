@@ -49,11 +49,7 @@ class Record(BaseModel):
 
 
 def notebook_of(number: str) -> Path:
-    """The notebook whose name begins with `number`, two digits.
-
-    Raises:
-        ValueError: there is none; the message lists the numbers there are.
-    """
+    """The notebook whose name begins with `number`; ValueError lists the numbers there are."""
     notebooks = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
     if number not in notebooks:
         raise ValueError(f"no notebook is numbered {number!r}; known: {', '.join(notebooks)}")
@@ -67,24 +63,17 @@ class Step:
     stamp is taken once: code that changes while a notebook runs makes its results stale.
     """
 
-    def __init__(
-        self,
-        number: str,
-        profile: Profile,
-        *,
-        root: Path = ROOT / "artifacts",
-        known: dict[str, "Step"] | None = None,
-    ):
+    def __init__(self, number: str, profile: Profile, known: dict[str, "Step"] | None = None):
         self.number, self.profile = number, profile
         self.notebook = notebook_of(number)
         self.name = self.notebook.stem
-        self.folder = root / profile.name
+        self.folder = ROOT / "artifacts" / profile.name
         self._record_path = self.folder / "steps" / f"{number}.json"
         self._code = _deciding_code(self.notebook)
         self.needs, self.makes = _declared(self._code)
         known = {} if known is None else known  # each step before is built once
         for needed in set(self.needs) - set(known):
-            known[needed] = Step(needed, profile, root=root, known=known)
+            known[needed] = Step(needed, profile, known)
         self.before = [known[needed] for needed in self.needs]
 
     @cached_property
