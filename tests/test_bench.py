@@ -12,6 +12,7 @@ from helpers.bench import results, rounds, worker
 from helpers.bench.rounds import OWN, Variant
 from helpers.bench.statistics import Timings, count_operations, decompose, speedup
 from helpers.bench.worker import time_block
+from helpers.bench.workers import as_json
 from helpers.environment import ROOT, physical_cores
 from helpers.metrics import Accuracy
 from helpers.tutorial.profile import load_profile
@@ -134,7 +135,8 @@ HOW = {"max_length": 64, "seed": 0}
 def test_every_runtime_labels_texts_and_padded_sentences(tiny_rows):
     job = {"threads": 1, "max_length": 64, "warm_ms": 1, "sentences": SENTENCES}
     for row in tiny_rows.values():
-        loaded = worker.load_row(row.job(), job | {"workloads": [32, OWN]})
+        told = json.loads(as_json(vars(row)))
+        loaded = worker.load_row(told, job | {"workloads": [32, OWN]})
         padded, own = ([run(*item) for item in items] for run, items in loaded.values())
         np.testing.assert_allclose(padded, own, atol=1e-4)
         if "buckets" in row.options:  # a shorter one would leave padding out

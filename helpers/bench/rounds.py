@@ -62,14 +62,6 @@ class Variant:
     isolate: bool = False
     family: str = "other"
 
-    def job(self) -> dict[str, Any]:
-        """What its process is told, as JSON has it."""
-        source = str(self.source) if isinstance(self.source, Path) else self.source
-        if hasattr(source, "model_dump"):
-            source = source.model_dump()
-        names = {"runtime": self.runtime, "options": self.options}
-        return {"source": source, "tokenizer": str(self.tokenizer), **names}
-
 
 @dataclass
 class Measurements:
@@ -184,7 +176,7 @@ def _start_workers(variants, found, stack, *given, threads, **sizes) -> dict[str
             together[variant.name if variant.isolate else variant.runtime].append(variant)
     for members in together.values():
         command = {"command": engine_command()} if members[0].runtime == ENGINE else {}
-        rows = {variant.name: variant.job() for variant in members}
+        rows = {variant.name: vars(variant) for variant in members}
         worker = WorkerProcess(rows, *given, threads=threads, **sizes, **command)
         started.append((members, stack.enter_context(worker)))
     for members, worker in started:

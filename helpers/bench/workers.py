@@ -84,7 +84,7 @@ class WorkerProcess:
 
     def _tell(self, **request) -> None:
         with contextlib.suppress(BrokenPipeError):  # it died; what it said is heard next
-            print(json.dumps(request), file=self._process.stdin, flush=True)
+            print(as_json(request), file=self._process.stdin, flush=True)
 
     def _hear(self):
         line = self._process.stdout.readline()
@@ -97,3 +97,10 @@ class WorkerProcess:
         if isinstance(answer, dict) and "error" in answer:
             raise WorkerError(answer["error"])
         return answer
+
+
+def as_json(value) -> str:
+    """JSON of rows: paths as text, an architecture as its settings."""
+    return json.dumps(
+        value, default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v)
+    )

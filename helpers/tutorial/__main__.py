@@ -14,7 +14,7 @@ from pathlib import Path
 
 from helpers.tutorial.setup import (
     ROOT,
-    SetupError,
+    TutorialError,
     is_ready,
     prepare,
     prepare_engine,
@@ -72,12 +72,12 @@ def main() -> int:
             prepare_engine()
             return 0
         python = prepare(here=getattr(options, "here", False))
-    except SetupError as error:
+        if options.command == "setup":
+            return 0
+        return (_dispatch(options) or 0) if is_ready(sys.prefix) else _again(python)
+    except (TutorialError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.command == "setup":
-        return 0
-    return _dispatch(options) if is_ready(sys.prefix) else _again(python)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _dispatch(options: argparse.Namespace) -> int:
+def _dispatch(options: argparse.Namespace) -> int | None:
     """Run a command that needs the packages, now that they are there."""
     from helpers.tutorial import bundle
 
@@ -110,10 +110,10 @@ def _dispatch(options: argparse.Namespace) -> int:
         return export(options.target.absolute())
     if command == "results":
         return subprocess.call([sys.executable, ".ci/refresh.py", "--add", str(options.file)])
-    status = _assets()
+    _assets()
     if command == "lab":
-        status = status or run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
-    return status
+        return run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
+    return 0
 
 
 def _again(python: Path) -> int:
@@ -143,17 +143,12 @@ def _notebooks(options: argparse.Namespace) -> int:
     return run_steps(numbers, force=bool(first), processes=options.processes)
 
 
-def _assets(profile: str = "") -> int:
+def _assets(profile: str = "") -> None:
     """Fetch what notebooks 01 to 05 take from outside."""
-    from helpers.tutorial import profile as profiles
     from helpers.tutorial import sources
+    from helpers.tutorial.profile import load_profile
 
-    try:
-        sources.fetch(profiles.load_profile(profile), *sources.MAIN)
-    except (sources.SourceError, profiles.ProfileError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    sources.fetch(load_profile(profile), *sources.MAIN)
 
 
 def _test(*, deeper: bool) -> int:
@@ -163,8 +158,8 @@ def _test(*, deeper: bool) -> int:
     tested = ROOT / ".tested"  # beside notebooks/, whose relative paths hold there too
     together = ("--numprocesses=2", "--dist=loadfile")
     nbval = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900", "--durations=5")
-    status = _assets("smoke")
-    status = status or run_module("pytest", "tests", *together, **one_thread)
+    _assets("smoke")
+    status = run_module("pytest", "tests", *together, **one_thread)
     shutil.rmtree(ROOT / "artifacts/smoke", ignore_errors=True)
     status = status or run_module("tests.solutions", tested)
     status = status or run_module("pytest", *nbval, *sorted(tested.glob("0[1-5]*")), **smoke)

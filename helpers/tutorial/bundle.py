@@ -14,7 +14,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from helpers.tutorial.profile import ROOT, Profile, ProfileError, load_profile
+from helpers.tutorial.profile import ROOT, Profile, load_profile
 from helpers.tutorial.run import DEEPER, MAIN_LINE
 from helpers.tutorial.setup import package_arguments
 from helpers.tutorial.sources import MAIN, SourceError, download_archives, load_assets, pip_download
@@ -36,32 +36,27 @@ def finished_files(profile: Profile) -> list[Path]:
     return found + [path for path in beside if path.exists()]
 
 
-def bundle(target: Path) -> int:
+def bundle(target: Path) -> None:
     """Write the results of the profile's run to a folder, or to a file where it ends in .zip.
 
-    Unpacked in a clone's folder they lie in `artifacts/<profile>/`. Returns the exit status.
+    Unpacked in a clone's folder they lie in `artifacts/<profile>/`.
     """
-    try:
-        profile = load_profile()
-        files = finished_files(profile)
-        if target.suffix == ".zip":
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-                for file in files:
-                    archive.write(file, file.relative_to(ROOT))
-        else:
-            _copy(files, target)
-    except (ProfileError, StepError, OSError) as error:
-        print(f"error: {target}: {error}", file=sys.stderr)
-        return 1
+    profile = load_profile()
+    files = finished_files(profile)
+    if target.suffix == ".zip":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, file.relative_to(ROOT))
+    else:
+        _copy(files, target)
     size = sum(file.stat().st_size for file in files) / 1e6
     print(f"{target}: {len(files)} files, {size:.0f} MB, results of the profile {profile.name}.")
     print("To use it: unpack it in the folder of a clone of the same commit.")
-    return 0
 
 
-def wheelhouse(target: Path) -> int:
-    """Gather into the folder all that run, test and lab need; returns the exit status."""
+def wheelhouse(target: Path) -> None:
+    """Gather into the folder all that run, test and lab need."""
     wheels = target / "wheels"
     try:
         _copy(_tracked_files(), target)
@@ -71,10 +66,9 @@ def wheelhouse(target: Path) -> int:
         wanted = {reference for p in profiles for reference in p.references(*MAIN).values()}
         for name in sorted(wanted & set(load_assets())):
             download_archives(load_assets()[name], wheels)
-    except (SourceError, ProfileError, OSError) as error:
-        print(f"error: {target} is not complete: {error}", file=sys.stderr)
-        print("Run the same again: what is there already is kept.", file=sys.stderr)
-        return 1
+    except SourceError as error:
+        again = "run the same again, what is there already is kept"
+        raise SourceError(f"{target} is not complete, {again}: {error}") from None
     try:
         engine = ROOT / "requirements-engine.txt"
         pip_download(wheels, "--no-deps", "--require-hashes", "--requirement", engine)
@@ -85,9 +79,10 @@ def wheelhouse(target: Path) -> int:
     print(f"{target}: {size:.1f} GB in wheels/, for {kind}, {platform.machine()}.")
     print("For other machines or Pythons, run the same on one of each kind, into this folder.")
     print("To use it: copy it to a disk; there, make run, make test and make lab need no network.")
-    if bundle(target):
-        print("It has no finished results to start from; after a run, gather again to add them.")
-    return 0
+    try:
+        bundle(target)
+    except StepError as error:
+        print(f"It has no finished results to start from: {error}")
 
 
 def _tracked_files() -> list[Path]:

@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-ROOT = Path(__file__).resolve().parents[2]
+from helpers.tutorial.setup import ROOT, TutorialError
+
 DEFAULT = "default"
 _FOLDER = ROOT / "profiles"
 
@@ -43,7 +44,7 @@ _LIMITS = {
 }
 
 
-class ProfileError(ValueError):
+class ProfileError(TutorialError):
     """A profile that does not exist or does not validate; the message says what to change."""
 
 

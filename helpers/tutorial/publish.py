@@ -8,7 +8,6 @@ browser.
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -40,18 +39,8 @@ SHA256 = "847f11a940a1f9ceb5223d6fbecb831644f4d82a2481fce66e5ccaf3bbeb97cb"
 TAKEN = {"tokenizers.min.mjs", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}
 
 
-def export(target: Path) -> int:
-    """Write the profile's student to a new folder; returns the exit status."""
-    try:
-        _write(target)
-    except (RuntimeError, ValueError, OSError) as error:
-        print(f"error: {target}: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _write(target: Path) -> None:
-    """Write the folder aside and rename it, so that it is never there by half."""
+def export(target: Path) -> None:
+    """Write the profile's student to a new folder, aside first, so that it is never by half."""
     step = Step(LAST_OF_MAIN, load_profile())
     if fault := step.fault():
         raise StepError(fault)

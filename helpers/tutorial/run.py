@@ -29,7 +29,8 @@ from rich.markup import escape
 from helpers import Lesson
 from helpers.tutorial.profile import load_profile
 from helpers.tutorial.report import conclude, read_results
-from helpers.tutorial.sources import SourceError, fetch
+from helpers.tutorial.setup import TutorialError
+from helpers.tutorial.sources import fetch
 from helpers.tutorial.steps import NOTEBOOKS, Step, StepError, run_command, write_whole
 
 MAIN_LINE = ("01", "02", "03", "04", "05")
@@ -167,7 +168,7 @@ def run_steps(numbers: Sequence[str], *, force: bool = False, processes: int = 1
             return _run(steps, force=force, processes=processes)
     except KeyboardInterrupt:  # before the first notebook
         return 130
-    except (SourceError, StepError, ValueError) as error:
+    except (TutorialError, ValueError) as error:
         text = str(error)
     except Timeout:
         text = f"another run is at work in artifacts/{profile.name}: wait for its end, or give "

@@ -32,8 +32,12 @@ _MARK = ".tutorial-ready"  # in an environment: the digest of the locks it was m
 _PROBE = "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2], sep='|')"
 
 
-class SetupError(RuntimeError):
-    """The environment cannot be made; the message says what to do."""
+class TutorialError(RuntimeError):
+    """Something that the reader can mend; the message says how."""
+
+
+class SetupError(TutorialError):
+    """The environment cannot be made."""
 
 
 def shown(command: str, **options: str) -> str:

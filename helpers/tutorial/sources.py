@@ -25,6 +25,7 @@ import platformdirs
 from filelock import FileLock
 
 from helpers.tutorial.profile import ROOT, Profile
+from helpers.tutorial.setup import TutorialError
 
 MAIN = ("data", "teacher", "student", "transfer")  # the sections whose references 01 to 05 read
 _HUB = "hf://"
@@ -35,8 +36,8 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _DATA = ["*.parquet", "*.json", "*.jsonl", "*.csv", "*.tsv", "*.txt", "*.gz", "*.xz", "*.md"]
 
 
-class SourceError(RuntimeError):
-    """Something from outside that cannot be had or is not what it should be; says what to do."""
+class SourceError(TutorialError):
+    """Something from outside that cannot be had or is not what it should be."""
 
 
 @cache

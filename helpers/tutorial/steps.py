@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from helpers.environment import PACKAGES
 from helpers.tutorial.profile import DEFAULT, ROOT, Profile
-from helpers.tutorial.setup import shown
+from helpers.tutorial.setup import TutorialError, shown
 from helpers.tutorial.sources import digest, files_of, identify
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -37,7 +37,7 @@ _SAYS_NOTHING = {"name", "description", "base", "changes"}
 _SHOWING_MODULES = {"helpers", "helpers.environment", "helpers.plots"}
 
 
-class StepError(RuntimeError):
+class StepError(TutorialError):
     """A step's results are missing or no longer fit; the message says which command mends it."""
 
 
