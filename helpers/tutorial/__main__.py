@@ -46,7 +46,7 @@ OPTIONS = {  # the commands that have them, and how they are read
     "--processes": ("run deeper", {"type": int, "default": 1, "help": "to train in"}),
     "only": ("deeper", {"nargs": "?", "metavar": "NN", "help": "this one alone"}),
     "--deeper": ("test", {"action": "store_true", "help": "the deeper notebooks too"}),
-    "target": ("bundle export wheelhouse", {"type": Path, "metavar": "DIR", "help": "made anew"}),
+    "target": ("bundle export wheelhouse", {"type": Path, "metavar": "DIR", "help": "to make"}),
     "file": ("results", {"type": Path, "metavar": "FILE", "help": "its benchmark.json"}),
     "--here": ("setup", {"action": "store_true", "help": "for conda and Colab"}),
 }

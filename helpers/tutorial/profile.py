@@ -128,9 +128,8 @@ def load_profile(name: str = "", *, folder: Path = _FOLDER) -> Profile:
     """Load the profile called `name`, or else the one the environment variable PROFILE names.
 
     Raises:
-        ProfileError: the name is unknown (the message lists the known ones), or the file or the
-            environment variable SET holds a missing, misspelt or impossible setting (the message
-            names it).
+        ProfileError: the name is unknown, or the file or the environment variable SET holds a
+            missing, misspelt or impossible setting; the message names it.
     """
     name = name or os.environ.get("PROFILE") or DEFAULT
     changes = os.environ.get("SET", "").strip()
