@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-# How a model is read from a folder: nothing from the network, safetensors where there are any and
-# else a state dict of tensors alone (`weights_only` unpickles nothing more), FP32, plain attention.
+# How a model is read from a folder: nothing from the network, safetensors or else a state dict of
+# tensors alone (`weights_only` unpickles nothing more), FP32, plain attention.
 FROM_FOLDER = {
     "dtype": torch.float32,
     "attn_implementation": "eager",
@@ -190,14 +190,15 @@ def training_arguments(
 
 
 class _SeededSampler(LengthGroupedSampler):
-    """Sentences of like length together, in an order that follows from a seed and the epoch."""
+    """Sentences of like length together, in an order that follows from the seed and the epoch."""
 
-    def __init__(self, sampler: LengthGroupedSampler, *, seed: int, epoch: Callable[[], float]):
+    def __init__(self, trainer: Trainer, sampler: LengthGroupedSampler):
         super().__init__(sampler.batch_size, lengths=sampler.lengths)
-        self._seed, self._epoch = seed, epoch
+        self._trainer = trainer
 
     def __iter__(self):
-        self.generator = torch.Generator().manual_seed(self._seed + int(self._epoch() or 0))
+        seed = self._trainer.args.seed + int(self._trainer.state.epoch or 0)
+        self.generator = torch.Generator().manual_seed(seed)
         return super().__iter__()
 
 
@@ -209,8 +210,7 @@ class SeededTrainer(Trainer):
     """
 
     def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        return _SeededSampler(sampler, seed=self.args.seed, epoch=lambda: self.state.epoch)
+        return _SeededSampler(self, super()._get_train_sampler(train_dataset))
 
 
 class DistillationTrainer(SeededTrainer):
@@ -275,8 +275,8 @@ def train_model(
 ) -> Trainer:
     """Train a model at hand on a tokenised dataset; returns the trainer, done.
 
-    `name` stands before the progress bar, `folder` takes checkpoints; a `trainer_class` of one's
-    own brings its own loss; `changes` go to `training_arguments`.
+    `name` stands before the progress bar, `folder` takes checkpoints, the class of the trainer
+    decides on the loss, and `changes` go to `training_arguments`.
     """
     trainer = trainer_class(
         model=model,
@@ -336,8 +336,7 @@ def collect_rows(
 ) -> np.ndarray:
     """Call `run` on padded batches and return its rows, FP32 (n, size), in the dataset's order.
 
-    A batch holds `input_ids` and `attention_mask`, int64 (batch, longest), of sentences of like
-    length: the longest come first.
+    A batch holds `input_ids` and `attention_mask`, int64 (batch, longest), the longest first.
     """
     order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
     encoded = dataset.select_columns(["input_ids", "attention_mask"])
