@@ -65,10 +65,10 @@ def load_data(
     Column `sentence` (str), and in all but `unlabelled` also `label`, a `ClassLabel`. Of the
     training sentences `labels` keep theirs: `settings.labels` where it is None, all where it is 0.
     With `seed` 0 these are the first in the order of the sentences' hashes; any other seed
-    shuffles before choosing. The movie reviews of Hutto and Gilbert 2014 carry the mean of 20
-    ratings, whose sign is the label. Any other source is read by `load_labelled`: splits that it
-    lacks are taken out of its training sentences, and what is held out is left out of training,
-    with a warning. `train` is another source for the training sentences alone.
+    shuffles before choosing. Splits that the source lacks are taken out of its training sentences,
+    and what is held out is left out of training, with a warning. `train` is another source for the
+    training sentences alone. The movie reviews of Hutto and Gilbert 2014 carry the mean of 20
+    ratings, whose sign is the label.
 
     Raises:
         ValueError: the source cannot be used; the message names file, split and fault.
@@ -166,8 +166,8 @@ def load_labelled(path: Path) -> dict[str, list[Row]]:
     """Read (sentence, label) by split from a folder or file of CSV, JSON lines or Parquet.
 
     The sentences are in a column `sentence` or `text`, the labels, numbers or names of classes, in
-    `label`. Splits are told apart by file names, as the `datasets` library does it; one file alone
-    is `train`. A split whose labels are all -1, as where a leaderboard hides them, is passed over.
+    `label`. File names tell splits apart; one file alone is `train`. A split whose labels are all
+    -1, as where a leaderboard hides them, is passed over.
 
     Raises:
         ValueError: it cannot be read so; the message names the split, the fault and the rows.

@@ -145,11 +145,8 @@ def plot_bars(
     figure, axes = new_figure(9.6, 0.4 * len(ratios) + 1.2, xlabel=f"{xlabel}, {_SURE}")
     values, spread = _scaled(ratios.values(), 1)
     colours = colours or COLOURS["student"]
-    axes.barh(range(len(ratios)), values - 1, left=1, xerr=spread, color=colours, alpha=0.8)
-    for place, ratio in enumerate(ratios.values()):
-        text = f"{ratio.value:.2f}x" if ratio.value < 10 else f"{ratio.value:.1f}x"
-        at = max(1, ratio.high), place
-        axes.annotate(text, at, (4, 0), textcoords="offset points", va="center")
+    bars = axes.barh(range(len(ratios)), values - 1, left=1, xerr=spread, color=colours, alpha=0.8)
+    axes.bar_label(bars, [f"{value:.3g}x" for value in values], padding=4)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.margins(x=0.12)
@@ -165,11 +162,9 @@ def plot_story(points: Sequence[Mapping]) -> Picture:
     `points` have `step`, `name`, `accuracy` (share of 1), `milliseconds` and `megabytes`; those of
     steps before the last are paler.
     """
-    figure, axes = new_figure(
-        height=3.2 + 0.18 * len(points),  # for the names over the axes
-        xlabel="latency, a quick look (ms); area: size",
-        ylabel="accuracy (%)",
-    )
+    height = 3.2 + 0.18 * len(points)  # for the names over the axes
+    figure, axes = new_figure(height=height, ylabel="accuracy (%)")
+    axes.set(xlabel="latency, a quick look (ms); area: size")
     last = max(point["step"] for point in points)
     paler = [point | {"alpha": 0.8 if point["step"] == last else 0.3} for point in points]
     _draw_models(axes, paler, [point["name"] for point in points])

@@ -60,7 +60,7 @@ def failed_checks(path) -> list[str]:
 
 
 def test_three_classes_go_from_a_csv_to_a_classifier(tmp_path, tokenizer):
-    write_reviews(tmp_path / "mine.csv")
+    write_reviews(tmp_path / "mine.csv", 240)
     settings = load_profile("default")
     own = settings.data.model_copy(update={"source": str(tmp_path / "mine.csv")})
     data = load_data(tmp_path / "mine.csv", own)
