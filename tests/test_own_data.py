@@ -67,7 +67,8 @@ def test_three_classes_go_from_a_csv_to_a_classifier(tmp_path, tokenizer):
     names = class_names(data)
     assert names == ("complaint", "praise", "question")
     encoded, student = tokenize(data, tokenizer, 64), settings.student
-    start = (ROOT / student.checkpoint, student.architecture, student.gold)
+    settings = student.gold.model_copy(update={"epochs": 3})
+    start = (ROOT / student.checkpoint, student.architecture, settings)
     options = {"name": "own", "folder": tmp_path / "checkpoints", "seed": 1, "labels": names}
     trainer = fine_tune(*start, encoded["labelled"], tokenizer, **options)
     trainer.save_model(tmp_path / "student")
