@@ -173,18 +173,14 @@ def plot_story(points: Sequence[Mapping]) -> Picture:
 
 
 def plot_frontier(
-    rows: Sequence[Mapping],
-    blog: Sequence[Mapping] = (),
-    *,
-    label: Sequence[str] = (),
-    marked: Sequence[str] = (),
+    rows: Sequence[Mapping], blog: Sequence[Mapping] = (), *, label: Sequence[str] = ()
 ) -> Picture:
     """Accuracy against latency, area in proportion to size: ours, and the blog's beside it.
 
     `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
-    are left out. Rows in `label` have colour and name, rows in `marked` a ring, the others are
-    grey; a row with an entry `empty` is an outline. `blog` rows have `name`, `latency_ms`,
-    `accuracy`, `size_mb`; all are named, in a panel of their own.
+    are left out. Rows in `label` have colour and name, the others are grey; a row with an entry
+    `empty` is an outline. `blog` rows have `name`, `latency_ms`, `accuracy`, `size_mb`; all are
+    named, in a panel of their own.
     """
     label = [*label, *(row["name"] for row in blog)]
     panels = {"the blog, on its machine": blog, "here": rows} if blog else {"here": rows}
@@ -195,7 +191,7 @@ def plot_frontier(
         points = [_point(row) for row in shown if row["accuracy"]]
         where = f"{title}: " if blog else ""
         axes.set(xlabel=f"{where}median latency, batch 1 (ms); area: size")
-        _draw_models(axes, points, label, marked)
+        _draw_models(axes, points, label)
         said.append(_in_words(f"Accuracy against latency, {title}", _models(points)))
     both[0].set(ylabel=f"accuracy (%), ours with {_SURE}")
     figure.alt = " ".join(said)
@@ -238,10 +234,8 @@ def _place(point: Mapping) -> tuple[float, float]:
     return point["milliseconds"], 100 * point["accuracy"]
 
 
-def _draw_models(
-    axes: Axes, points: Sequence[Mapping], named: Sequence[str], marked: Sequence[str] = ()
-) -> None:
-    """Draw a dot for each point, in grey where it is not named, with a ring where it is marked.
+def _draw_models(axes: Axes, points: Sequence[Mapping], named: Sequence[str]) -> None:
+    """Draw a dot for each point, in grey where it is not named.
 
     Names stand over the axes, each on a thin line up from its point: the quicker the model, the
     higher its name, so that no line crosses a name.
@@ -255,8 +249,6 @@ def _draw_models(
         axes.scatter(*at, s=area, **look)
         if point["name"] in named and "interval" in point:
             axes.errorbar(*at, yerr=_scaled([point["interval"]], 100)[1], color=colour, alpha=0.5)
-        if point["name"] in marked:
-            axes.scatter(*at, s=200, facecolors="none", edgecolors="black")
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.margins(x=0.15, y=0.25)

@@ -40,7 +40,7 @@ FIGURES = {
     "bars": (plots.plot_bars(RATIOS, xlabel="times"), "model: 10 (9 to 11); slower: 0.5 (0.4"),
     "story": (plots.plot_story([point("a", "01"), point("b")]), "b: 2.00 ms, 90.0%, 40 MB"),
     "frontier": (
-        plots.plot_frontier(ROWS, BLOG, label=["b"], marked=["c"]),
+        plots.plot_frontier(ROWS, BLOG, label=["b"]),
         "the blog, on its machine: blog's row: 3.00 ms",
         "here: a: 40.00 ms",
     ),

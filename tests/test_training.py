@@ -1,6 +1,6 @@
 import pickle
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,11 +174,6 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-class Interrupted(SeededTrainer):
-    def __init__(self, **options):
-        super().__init__(**options, callbacks=[Interrupt()])
-
-
 def test_an_interrupted_training_goes_on_to_the_same_end(
     tiny_folder, tiny_architecture, tokenizer, few, tmp_path, capsys
 ):
@@ -191,7 +186,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
 
     whole = train("whole")
     with pytest.raises(KeyboardInterrupt):
-        train("broken", Interrupted)
+        train("broken", partial(SeededTrainer, callbacks=[Interrupt()]))
     for step in (6, 10):  # from the last checkpoint; once done, nothing is left to do
         resumed = train("broken")
         assert f"broken: goes on from step {step}\n" in capsys.readouterr().out
