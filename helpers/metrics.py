@@ -66,12 +66,10 @@ class PairedComparison:
 
     def __str__(self) -> str:
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
-        return (
-            f"{100 * self.difference:+.2f} points "
-            f"(95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}, McNemar {p}; "
-            f"only the first is right {self.only_a_correct} times, "
-            f"only the second {self.only_b_correct} times)"
-        )
+        interval = f"95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}, McNemar {p}"
+        alone = f"only the first is right {self.only_a_correct} times, only the second"
+        alone += f" {self.only_b_correct} times"
+        return f"{100 * self.difference:+.2f} points ({interval}; {alone})"
 
 
 def compare_paired(

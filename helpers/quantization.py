@@ -13,20 +13,11 @@ import onnx
 import openvino as ov
 from datasets import Dataset
 from IPython.display import clear_output
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime import quantization as ort
 
 from helpers.compat import neural_compressor
 from helpers.export import quiet
 from helpers.runtimes import runtime_logits
-
-
-class QuantizationError(RuntimeError):
-    """Quantization gave no model that meets its criterion."""
 
 
 class CalibrationLoader:
@@ -60,10 +51,10 @@ def save_quantized(model, path: Path) -> None:
     """Save what neural-compressor's `fit` returned.
 
     Raises:
-        QuantizationError: it returned None, its way to say that no trial met the criterion.
+        RuntimeError: it returned None, its way to say that no trial met the criterion.
     """
     if model is None:
-        raise QuantizationError(
+        raise RuntimeError(
             "neural-compressor found no INT8 model within the accuracy criterion: allow a larger "
             "max_accuracy_loss, keep more operators in FP32, or stay with the FP32 model"
         )
@@ -81,7 +72,7 @@ def quantize_with_onnxruntime(
     """
     wanted = {entry.name for entry in onnx.load(source, load_external_data=False).graph.input}
 
-    class Reader(CalibrationDataReader):
+    class Reader(ort.CalibrationDataReader):
         rows = iter(calibration.inputs)
 
         def get_next(self):
@@ -89,14 +80,14 @@ def quantize_with_onnxruntime(
             return row and {name: row.get(name, 0 * row["input_ids"]) for name in wanted}
 
     defaults = {
-        "quant_format": QuantFormat.QDQ,
+        "quant_format": ort.QuantFormat.QDQ,
         "op_types_to_quantize": ["MatMul", "Gemm"],
         "per_channel": True,
-        "activation_type": QuantType.QUInt8,
-        "weight_type": QuantType.QInt8,
+        "activation_type": ort.QuantType.QUInt8,
+        "weight_type": ort.QuantType.QInt8,
     }
     with quiet():
-        quantize_static(source, target, Reader(), **defaults | settings)
+        ort.quantize_static(source, target, Reader(), **defaults | settings)
 
 
 def quantize_with_nncf(
