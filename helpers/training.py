@@ -184,7 +184,6 @@ def training_arguments(
         "log_level": "error",
         "log_level_replica": "error",
         "disable_tqdm": True,
-        "report_to": "none",
     }
     return TrainingArguments(**arguments | changes)
 
