@@ -211,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines = read_sentences(chosen.input) if chosen.input else read_lines(sys.stdin.buffer)
         for label, probability in classifier.classify(lines):
             print(f"{label}\t{probability:.6f}")
+        sys.stdout.flush()  # here, where a reader that has gone is no fault
     except PredictError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -180,7 +180,7 @@ def test_a_corpus_keeps_its_order_in_every_format(ending, tmp_path, tiny_openvin
     sentences = [*SENTENCES, "NA", "null", "12", 'he said "no"', "ünïcode, 字"] * 4
     if ending != "txt":
         sentences[20] = "two\nlines"
-    classifier = Classifier(tiny_openvino, threads=2, many=True)
+    classifier = Classifier(tiny_openvino, many=True)
     source = write_as(ending, tmp_path, sentences)
     classify.classify_file(classifier, tiny_openvino, source, tmp_path / "labels")
     found, expected = pd.read_parquet(tmp_path / "labels"), [*classifier.classify(sentences)]
@@ -239,7 +239,7 @@ def test_no_answer_depends_on_the_company(tiny_folder, tiny_onnx, tiny_openvino,
     quantize_dynamic(tiny_onnx, dynamic)
     sentences = [*SENTENCES, "a film " * 30, *(f"film number {n}" for n in range(9))]
     for path in (tiny_folder, tiny_onnx, tiny_openvino, static, dynamic):
-        classifier = Classifier(path, threads=2, many=True)
+        classifier = Classifier(path, many=True)
         assert classifier.batch == (1 if path == dynamic else classify.BATCH)
         alone = np.concatenate([classifier.probabilities([one]) for one in sentences])
         for company in (sentences, sentences[::-1], sentences[:3]):
