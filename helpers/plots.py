@@ -1,9 +1,8 @@
 """Figures: one style, one colour a family of models, units, intervals, and `alt`, all in words.
 
-A row or a caller names the family ("teacher", "student", "baseline", "other" or "blog"); no colour
-follows from a name that is shown. An interval is anything with `value`, `low` and `high`, such as
-`metrics.Accuracy`, `metrics.Interval` or a ratio of the benchmark. What only one notebook shows is
-drawn on its page, from `new_figure`.
+Who draws names the family; no colour follows from a name that is shown. An interval is anything
+with `value`, `low` and `high`, such as `metrics.Accuracy` or a ratio of the benchmark. What one
+notebook alone shows is drawn on its page, from `new_figure`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,6 @@ import numpy as np
 from IPython.display import Image, display
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import offset_copy
@@ -69,13 +67,13 @@ def plot_learning_curve(
     history: Sequence[Mapping[str, float]], *, ylabel: str, family: str = "student"
 ) -> Picture:
     """Training loss against epochs, from `trainer.state.log_history`."""
-    logged = [(entry["epoch"], float(entry["loss"])) for entry in history if "loss" in entry]
+    logged = [entry for entry in history if "loss" in entry]
+    losses = [float(entry["loss"]) for entry in logged]
     figure, axes = new_figure(xlabel="epoch", ylabel=ylabel)
-    axes.plot(*np.array(logged).reshape(-1, 2).T, marker="o", color=COLOURS[family])
+    axes.plot([e["epoch"] for e in logged], losses, marker="o", color=COLOURS[family])
     axes.set(ylim=(0, None))
-    figure.alt = f"Learning curve: {ylabel}; nothing was trained here."
-    if logged:
-        figure.alt = f"Learning curve: {ylabel} from {logged[0][1]:.3f} to {logged[-1][1]:.3f}."
+    said = f"from {losses[0]:.3f} to {losses[-1]:.3f}" if losses else "nothing was trained here"
+    figure.alt = f"Learning curve, {ylabel}: {said}."
     return figure
 
 
@@ -91,7 +89,7 @@ def plot_accuracies(
         axes.annotate(f"{x:.1f}", (x, row), (0, 7), textcoords="offset points", ha="center")
     axes.set_yticks(range(len(accuracies)), list(accuracies))
     axes.set(ylim=(len(accuracies) - 0.4, -0.7))
-    figure.alt = f"Accuracy with 95 % intervals. {_intervals_in_words(accuracies, '%', 100)}"
+    figure.alt = _in_words(f"Accuracy in %, {_SURE}", _spans(accuracies, 100))
     return figure
 
 
@@ -103,25 +101,16 @@ def plot_lines(
     families: Mapping[str, str] | None = None,
     scale: float = 1,
     log_y: bool = False,
-    line: tuple[str, float] | None = None,
 ) -> Picture:
     """One line a name over a logarithmic x: `series` maps a name to {x: interval}.
 
     A name with one point is a marker with an error bar, others are lines with bands. Names of one
-    family share its colour, in shades. `line`, a name and a value, is drawn dashed across. What is
-    drawn is `scale` times the values, that of `line` included: 100 for shares in percent.
+    family share its colour. What is drawn is `scale` times the values: 100 for shares in percent.
     """
     figure, axes = new_figure(9.6, xlabel=f"{xlabel} (log scale)", ylabel=f"{ylabel}, {_SURE}")
-    figure.alt = f"{ylabel} by {xlabel}. "
-    if line:
-        axes.axhline(scale * line[1], color="black", linestyle="--", label=line[0])
-        figure.alt += f"{line[0]}: {scale * line[1]:.3g}. "
-    shades: dict[str, float] = {}
     for place, (name, points) in enumerate(series.items()):
-        colour = np.array(to_rgb(f"C{place}"))
-        if family := (families or {}).get(name):  # the next one of a family is a shade paler
-            shade = shades[family] = min(shades.get(family, -0.4) + 0.4, 0.8)
-            colour = np.array(to_rgb(COLOURS[family])) * (1 - shade) + shade
+        family = (families or {}).get(name)
+        colour = COLOURS[family] if family else f"C{place}"
         xs, (values, spread) = list(points), _scaled(points.values(), scale)
         look = {"color": colour, "marker": "os^Dv"[place % 5], "label": name}
         if len(xs) == 1:
@@ -138,45 +127,32 @@ def plot_lines(
         axes.set_yscale("log")
         _plain_ticks(axes.yaxis)
     axes.legend(bbox_to_anchor=(1.0, 1.0), loc="upper left")
-    figure.alt += _listed(
-        f"{name}: " + ", ".join(f"{scale * i.value:.3g} at {x}" for x, i in points.items())
+    said = {
+        name: ", ".join(f"{scale * i.value:.3g} at {x}" for x, i in points.items())
         for name, points in series.items()
-    )
+    }
+    figure.alt = _in_words(f"{ylabel} by {xlabel}", said)
     return figure
 
 
 def plot_bars(
-    ratios: Mapping[str, object],
-    *,
-    xlabel: str,
-    starts: Sequence[float] | None = None,
-    colours: Sequence[str] | None = None,
-    line: tuple[str, float] | None = None,
+    ratios: Mapping[str, object], *, xlabel: str, colours: Sequence[str] | None = None
 ) -> Picture:
-    """Ratios (intervals) as horizontal bars on a logarithmic axis, each from its start.
+    """Ratios (intervals) as horizontal bars from 1 on a logarithmic axis.
 
-    `starts` and `colours` have one for each bar; they are 1 and the student's where nothing else
-    is said. A bar reaches from its start to start times ratio. `line`, a name and a value, is drawn
-    dashed from top to bottom.
+    `colours` has one for each bar; they are the student's where nothing else is said.
     """
     figure, axes = new_figure(9.6, 0.4 * len(ratios) + 1.2, xlabel=f"{xlabel}, {_SURE}")
-    for place, ratio in enumerate(ratios.values()):
-        start = starts[place] if starts is not None else 1.0
-        colour = colours[place] if colours else COLOURS["student"]
-        (end,), spread = _scaled([ratio], start)
-        axes.barh(place, end - start, left=start, xerr=spread, color=colour, alpha=0.8)
-        text = f"{ratio.value:.2f}x" if ratio.value < 10 else f"{ratio.value:.1f}x"
-        at = max(start, end + spread[1, 0]), place
-        axes.annotate(text, at, (4, 0), textcoords="offset points", va="center")
-    if line:
-        axes.axvline(line[1], color=COLOURS["blog"], linestyle="--", label=line[0])
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    values, spread = _scaled(ratios.values(), 1)
+    colours = colours or COLOURS["student"]
+    bars = axes.barh(range(len(ratios)), values - 1, left=1, xerr=spread, color=colours, alpha=0.8)
+    axes.bar_label(bars, [f"{value:.3g}x" for value in values], padding=4)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.margins(x=0.12)
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.invert_yaxis()
-    figure.alt = f"{xlabel}: {_intervals_in_words(ratios, 'x')}"
+    figure.alt = _in_words(xlabel, _spans(ratios))
     return figure
 
 
@@ -186,51 +162,39 @@ def plot_story(points: Sequence[Mapping]) -> Picture:
     `points` have `step`, `name`, `accuracy` (share of 1), `milliseconds` and `megabytes`; those of
     steps before the last are paler.
     """
-    figure, axes = new_figure(
-        height=3.2 + 0.18 * len(points),  # for the names over the axes
-        xlabel="latency, a quick look (ms); area: size",
-        ylabel="accuracy (%)",
-    )
+    height = 3.2 + 0.18 * len(points)  # for the names over the axes
+    figure, axes = new_figure(height=height, ylabel="accuracy (%)")
+    axes.set(xlabel="latency, a quick look (ms); area: size")
     last = max(point["step"] for point in points)
     paler = [point | {"alpha": 0.8 if point["step"] == last else 0.3} for point in points]
     _draw_models(axes, paler, [point["name"] for point in points])
-    figure.alt = f"Accuracy against latency of the models so far. {_models_in_words(points)}"
+    figure.alt = _in_words("Accuracy against latency of the models so far", _models(points))
     return figure
 
 
 def plot_frontier(
-    rows: Sequence[Mapping],
-    blog: Sequence[Mapping] = (),
-    *,
-    label: Sequence[str] = (),
-    marked: Sequence[str] = (),
-    level: float | None = None,
+    rows: Sequence[Mapping], blog: Sequence[Mapping] = (), *, label: Sequence[str] = ()
 ) -> Picture:
     """Accuracy against latency, area in proportion to size: ours, and the blog's beside it.
 
-    `rows` are rows of `benchmark.json` at one thread count and length. Those without an accuracy
-    are left out, or where they are in `label` drawn empty at `level`, the teacher's accuracy. Rows
-    in `label` have colour and name, rows in `marked` a ring, the others are grey. `blog` rows have
-    `name`, `latency_ms`, `accuracy`, `size_mb`; all are named, in a panel of their own on the same
-    axes.
+    `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
+    are left out. Rows in `label` have colour and name, the others are grey; a row with an entry
+    `empty` is an outline. `blog` rows have `name`, `latency_ms`, `accuracy`, `size_mb`; all are
+    named, in a panel of their own.
     """
     label = [*label, *(row["name"] for row in blog)]
-    ours = [_point(row) for row in rows if row["accuracy"]]
-    if level is not None:
-        timed = [row for row in rows if not row["accuracy"] and row["name"] in label]
-        ours += [_point(row | {"accuracy": level}) | {"empty": True} for row in timed]
-    panels = {"here": ours}
-    if blog:
-        panels = {"the blog, on its machine": [_point(row) for row in blog]} | panels
+    panels = {"the blog, on its machine": blog, "here": rows} if blog else {"here": rows}
     figure = Picture(figsize=(5.4 * len(panels) + 1.8, 4.8))
     both = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, (title, points) in zip(both, panels.items(), strict=True):
+    said = []
+    for axes, (title, shown) in zip(both, panels.items(), strict=True):
+        points = [_point(row) for row in shown if row["accuracy"]]
         where = f"{title}: " if blog else ""
         axes.set(xlabel=f"{where}median latency, batch 1 (ms); area: size")
-        _draw_models(axes, points, label, marked)
-        figure.alt += f" {title}: {_models_in_words(points)}"
+        _draw_models(axes, points, label)
+        said.append(_in_words(f"Accuracy against latency, {title}", _models(points)))
     both[0].set(ylabel=f"accuracy (%), ours with {_SURE}")
-    figure.alt = "Accuracy against latency." + figure.alt
+    figure.alt = " ".join(said)
     return figure
 
 
@@ -241,15 +205,16 @@ def row_colour(row: Mapping) -> str:
 
 def _point(row: Mapping) -> dict:
     """A row of a benchmark, or of the blog's table, as `plot_story` has its points."""
-    point = {"name": row["name"], "megabytes": row["size_mb"] or 1}
-    if not isinstance(row["latency_ms"], Mapping):  # of the blog
-        point |= {"milliseconds": row["latency_ms"], "colour": COLOURS["blog"]}
-    else:
-        point |= {"milliseconds": row["latency_ms"]["p50"], "colour": row_colour(row)}
-    if not isinstance(row["accuracy"], Mapping):
-        return point | {"accuracy": row["accuracy"]}
-    accuracy = Interval(row["accuracy"]["value"], *row["accuracy"]["ci95"])
-    return point | {"accuracy": accuracy.value, "interval": accuracy}
+    point = {"name": row["name"], "megabytes": row["size_mb"] or 1, "empty": row.get("empty")}
+    latency, accuracy = row["latency_ms"], row["accuracy"]
+    if isinstance(latency, Mapping):
+        point |= {"milliseconds": latency["p50"], "colour": row_colour(row)}
+    else:  # of the blog
+        point |= {"milliseconds": latency, "colour": COLOURS["blog"]}
+    if isinstance(accuracy, Mapping):
+        point["interval"] = Interval(accuracy["value"], *accuracy["ci95"])
+        accuracy = accuracy["value"]
+    return point | {"accuracy": accuracy}
 
 
 def _scaled(intervals: Iterable, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -269,10 +234,8 @@ def _place(point: Mapping) -> tuple[float, float]:
     return point["milliseconds"], 100 * point["accuracy"]
 
 
-def _draw_models(
-    axes: Axes, points: Sequence[Mapping], named: Sequence[str], marked: Sequence[str] = ()
-) -> None:
-    """Draw a dot for each point, in grey where it is not named, with a ring where it is marked.
+def _draw_models(axes: Axes, points: Sequence[Mapping], named: Sequence[str]) -> None:
+    """Draw a dot for each point, in grey where it is not named.
 
     Names stand over the axes, each on a thin line up from its point: the quicker the model, the
     higher its name, so that no line crosses a name.
@@ -286,8 +249,6 @@ def _draw_models(
         axes.scatter(*at, s=area, **look)
         if point["name"] in named and "interval" in point:
             axes.errorbar(*at, yerr=_scaled([point["interval"]], 100)[1], color=colour, alpha=0.5)
-        if point["name"] in marked:
-            axes.scatter(*at, s=200, facecolors="none", edgecolors="black")
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     axes.margins(x=0.15, y=0.25)
@@ -303,20 +264,17 @@ def _draw_models(
         axes.annotate(point["name"], _place(point), (point["milliseconds"], 1), **look)
 
 
-def _models_in_words(points: Iterable[Mapping]) -> str:
-    return _listed(
-        f"{p['name']} {p['milliseconds']:.2f} ms, {100 * p['accuracy']:.1f} %, "
-        f"{p['megabytes']:.0f} MB"
-        for p in points
-    )
+def _models(points: Iterable[Mapping]) -> dict[str, str]:
+    said = "{milliseconds:.2f} ms, {accuracy:.1%}, {megabytes:.0f} MB"
+    return {point["name"]: said.format(**point) for point in points}
 
 
-def _intervals_in_words(intervals: Mapping[str, object], unit: str, scale: float = 1) -> str:
-    return _listed(
-        f"{name} {scale * i.value:.3g} {unit} ({scale * i.low:.3g} to {scale * i.high:.3g})"
-        for name, i in intervals.items()
-    )
+def _spans(intervals: Mapping[str, object], scale: float = 1) -> dict[str, str]:
+    """Values with their intervals, in words."""
+    numbers = {name: scale * np.array([i.value, i.low, i.high]) for name, i in intervals.items()}
+    return {name: "{:.3g} ({:.3g} to {:.3g})".format(*found) for name, found in numbers.items()}
 
 
-def _listed(parts: Iterable[str]) -> str:
-    return "; ".join(parts) + "."
+def _in_words(title: str, said: Mapping[str, str]) -> str:
+    """A figure's alternative text: what it shows, and what it says of each name."""
+    return f"{title}: " + "; ".join(f"{name}: {words}" for name, words in said.items()) + "."

@@ -13,27 +13,17 @@ import onnx
 import openvino as ov
 from datasets import Dataset
 from IPython.display import clear_output
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
+from onnxruntime import quantization as ort
 
 from helpers.compat import neural_compressor
 from helpers.export import quiet
 from helpers.runtimes import runtime_logits
 
 
-class QuantizationError(RuntimeError):
-    """Quantization gave no model that meets its criterion."""
-
-
 class CalibrationLoader:
-    """Calibration sentences in the form neural-compressor asks for.
+    """Calibration sentences as neural-compressor asks for them; `inputs` are as NNCF takes them.
 
     Iterating yields ({"input_ids", "attention_mask"}, label), int64 arrays of shape (1, length).
-    `inputs` has the inputs alone, as NNCF takes them.
     """
 
     batch_size = 1
@@ -53,23 +43,20 @@ class CalibrationLoader:
 
 def graph_logits(graph, encoded: Dataset, *, description: str = "") -> np.ndarray:
     """`runtime_logits` of a graph in memory, as neural-compressor hands it to `eval_func`."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "graph.onnx")
-        onnx.save(getattr(graph, "model", graph), path)
-        return runtime_logits("onnxruntime", path, encoded, description=description)
+    model = getattr(graph, "model", graph).SerializeToString()
+    return runtime_logits("onnxruntime", model, encoded, description=description)
 
 
 def save_quantized(model, path: Path) -> None:
     """Save what neural-compressor's `fit` returned.
 
     Raises:
-        QuantizationError: it returned None, its way to say that no trial met the criterion.
+        RuntimeError: it returned None, its way to say that no trial met the criterion.
     """
     if model is None:
-        raise QuantizationError(
+        raise RuntimeError(
             "neural-compressor found no INT8 model within the accuracy criterion: allow a larger "
-            "max_accuracy_loss, keep more operators in FP32, or stay with the FP32 model, which "
-            "is unchanged"
+            "max_accuracy_loss, keep more operators in FP32, or stay with the FP32 model"
         )
     model.save(str(path))
 
@@ -77,16 +64,15 @@ def save_quantized(model, path: Path) -> None:
 def quantize_with_onnxruntime(
     source: Path, target: Path, calibration: CalibrationLoader, **settings
 ) -> None:
-    """Static INT8 with ONNX Runtime's own quantizer.
+    """Static INT8 with ONNX Runtime's own quantizer; `settings` are those of `quantize_static`.
 
-    Unless `settings`, those of `quantize_static`, say otherwise: every MatMul and Gemm gets
-    unsigned activations and signed weights with one scale a column, as pairs of QuantizeLinear and
-    DequantizeLinear; ranges are minimum and maximum over the calibration sentences. An input
-    `token_type_ids` is fed zeros.
+    By default every MatMul and Gemm gets unsigned activations and signed weights with one scale a
+    column, as pairs of QuantizeLinear and DequantizeLinear; ranges are minimum and maximum over the
+    calibration sentences. An input `token_type_ids` is fed zeros.
     """
     wanted = {entry.name for entry in onnx.load(source, load_external_data=False).graph.input}
 
-    class Reader(CalibrationDataReader):
+    class Reader(ort.CalibrationDataReader):
         rows = iter(calibration.inputs)
 
         def get_next(self):
@@ -94,14 +80,14 @@ def quantize_with_onnxruntime(
             return row and {name: row.get(name, 0 * row["input_ids"]) for name in wanted}
 
     defaults = {
-        "quant_format": QuantFormat.QDQ,
+        "quant_format": ort.QuantFormat.QDQ,
         "op_types_to_quantize": ["MatMul", "Gemm"],
         "per_channel": True,
-        "activation_type": QuantType.QUInt8,
-        "weight_type": QuantType.QInt8,
+        "activation_type": ort.QuantType.QUInt8,
+        "weight_type": ort.QuantType.QInt8,
     }
     with quiet():
-        quantize_static(source, target, Reader(), **defaults | settings)
+        ort.quantize_static(source, target, Reader(), **defaults | settings)
 
 
 def quantize_with_nncf(
@@ -109,8 +95,8 @@ def quantize_with_nncf(
 ) -> ov.Model | onnx.ModelProto:
     """Static INT8 with NNCF's settings for transformers, SmoothQuant included.
 
-    Unless `settings`, those of `nncf.quantize`, say otherwise, activations are symmetric. The
-    result is a model of the same kind, an ONNX model in the QDQ form.
+    `settings` are those of `nncf.quantize`; by default activations are symmetric. The result is a
+    model of the same kind, an ONNX model in the QDQ form.
     """
     defaults = {
         "model_type": nncf.ModelType.TRANSFORMER,
@@ -125,10 +111,9 @@ def quantize_with_nncf(
 
 @contextmanager
 def tuning_log() -> Iterator[list[str]]:
-    """Collect what neural-compressor says of its trials and of what it falls back to.
+    """Collect what neural-compressor says of its trials; the rest of its log is silenced.
 
-    The rest of its log is silenced, and its working files go to a folder that is removed; without
-    that it leaves an `nc_workspace` wherever it runs.
+    Its working files go to a folder that is removed; else it leaves an `nc_workspace` behind.
     """
     trials: list[str] = []
 

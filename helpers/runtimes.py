@@ -19,8 +19,6 @@ from helpers.environment import has_bf16, physical_cores
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from helpers.tutorial.profile import Section
-
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RuntimeName = Literal["pytorch", "onnxruntime", "openvino"]
 
@@ -40,8 +38,8 @@ class LoadedModel:
 def load_model(runtime: RuntimeName, source, *, threads: int, **options) -> LoadedModel:
     """Load a model for inference on the CPU with exactly `threads` threads.
 
-    `source` is a path (a folder of safetensors for PyTorch, an `.onnx` file for ONNX Runtime and
-    OpenVINO, an `.xml` for OpenVINO), or for PyTorch a model that is already built.
+    `source` is a folder of safetensors or a model that is already built for PyTorch, an `.onnx`
+    file or its bytes for ONNX Runtime, an `.onnx` or `.xml` file for OpenVINO.
 
     Options of PyTorch: `mode`, one of "inference_mode" (the default), "autograd" (as the blog timed
     it) and "compile" (`torch.compile`, which needs a C++ compiler). Of OpenVINO: `hint`, the
@@ -69,12 +67,11 @@ def _load_pytorch(source, threads: int, mode: str = "inference_mode") -> LoadedM
 
     disable_progress_bar()  # of loading; a worker's would mix with its parent's
     torch.set_num_threads(threads)
-    model = source
     if isinstance(source, str | Path):
-        model = AutoModelForSequenceClassification.from_pretrained(
+        source = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )
-    model.eval()
+    model = source.eval()
     if mode == "compile":
         if not shutil.which("g++"):
             raise RuntimeError("torch.compile needs a C++ compiler, and there is no g++")
@@ -83,24 +80,22 @@ def _load_pytorch(source, threads: int, mode: str = "inference_mode") -> LoadedM
         model = torch.compile(model)
 
     def run(input_ids, attention_mask):
+        ids, mask = torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
         with torch.inference_mode(mode != "autograd"):
-            logits = model(
-                input_ids=torch.from_numpy(input_ids),
-                attention_mask=torch.from_numpy(attention_mask),
-            ).logits
-            return logits.detach().numpy()
+            return model(input_ids=ids, attention_mask=mask).logits.detach().numpy()
 
     return LoadedModel(run, torch.get_num_threads())
 
 
-def _load_onnxruntime(source: Path, threads: int, streams: int = 1) -> LoadedModel:
+def _load_onnxruntime(source: Path | bytes, threads: int, streams: int = 1) -> LoadedModel:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads // streams  # 1 is the thread that calls
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    source = source if isinstance(source, bytes) else str(source)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
     def run(input_ids, attention_mask):
         return session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})[0]
@@ -197,8 +192,8 @@ def pad_rows(rows: Sequence[np.ndarray], length: int | None = None) -> tuple:
 def load_rows_encoder(tokenizer: Path, max_length: int) -> Callable[[Sequence[str]], list]:
     """Return a function from texts to rows of word pieces, int64 (length,), on every core.
 
-    It calls the tokenizers library itself, for one sentence a fraction of the time of
-    `transformers`' tokenizer around it. A surrogate without its other half is read as "?".
+    It calls the tokenizers library itself, for one sentence in a fraction of the time that
+    `transformers` takes. A surrogate without its other half is read as "?".
     """
     encoder = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     encoder.enable_truncation(max_length)
@@ -233,15 +228,6 @@ def runtime_logits(
     model = load_model(runtime, source, threads=physical_cores(), **options)
     rows = tqdm(encoded["input_ids"], desc=description or runtime, unit=" sentences")
     return np.concatenate([model.run(*pad_rows([row])) for row in rows]).astype(np.float32)
-
-
-def baseline_logits(
-    settings: "Section", path: Path, encoded: "Dataset", *, name: str
-) -> dict[str, np.ndarray]:
-    """ONNX Runtime's logits of BERT-Base under `name`; nothing where its weights are untrained."""
-    if settings.weights == "untrained":  # it has a latency and a size, and no accuracy
-        return {}
-    return {name: runtime_logits("onnxruntime", path, encoded, description=name)}
 
 
 def median_ms(run: Run, inputs: tuple[np.ndarray, np.ndarray]) -> float:

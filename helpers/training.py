@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-# How a model is read from a folder: nothing from the network, safetensors where there are any and
-# else a state dict of tensors alone (`weights_only` unpickles nothing more), FP32, plain attention.
+# How a model is read from a folder: nothing from the network, safetensors or else a state dict of
+# tensors alone (`weights_only` unpickles nothing more), FP32, plain attention.
 FROM_FOLDER = {
     "dtype": torch.float32,
     "attn_implementation": "eager",
@@ -78,10 +78,9 @@ def load_classifier(
 ) -> PreTrainedModel:
     """Load an encoder from a local folder under a classification head, in FP32.
 
-    Attention is computed as plain matrix products: at these sizes that trains faster on a CPU than
-    PyTorch's fused kernel, and it is what gets exported. A folder without a head gets a new one,
-    drawn from torch's current seed; a `finished` model must bring its own. `labels` names the
-    classes, `dropout` replaces the model's own rates where it is given.
+    A folder without a head gets a new one, drawn from torch's current seed; a `finished` model must
+    bring its own. `labels` names the classes, `dropout` replaces the model's own rates. Attention
+    is plain matrix products: so it trains faster on a CPU, and so it is exported.
 
     Raises:
         ValueError: the folder's model is not of the given architecture, lacks the head it should
@@ -117,17 +116,14 @@ _SHAPE = {
 
 def _names_of(labels: Sequence[str]) -> dict[str, dict]:
     """The entries of a configuration that name the classes, and so tell their number."""
-    return {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: number for number, label in enumerate(labels)},
-    }
+    numbers = {label: number for number, label in enumerate(labels)}
+    return {"id2label": dict(enumerate(labels)), "label2id": numbers}
 
 
 def dropout_rates(dropout: float | None) -> dict[str, float]:
     """BERT's configuration entries for one dropout rate everywhere; None leaves its own."""
-    if dropout is None:
-        return {}
-    return {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    return {} if dropout is None else dict.fromkeys(names, dropout)
 
 
 def bert_config(architecture: "Section", **settings) -> BertConfig:
@@ -139,10 +135,7 @@ def bert_config(architecture: "Section", **settings) -> BertConfig:
 def untrained_classifier(
     architecture: "Section", *, seed: int, labels: Sequence[str] = LABELS, **settings
 ) -> PreTrainedModel:
-    """Build a BERT classifier with weights drawn from `seed`, in FP32.
-
-    `settings` go to `BertConfig` as they are.
-    """
+    """Build a BERT classifier with weights from `seed`, in FP32; `settings` go to `BertConfig`."""
     torch.manual_seed(seed)
     config = bert_config(architecture, **_names_of(labels), **settings)
     return BertForSequenceClassification(config).eval()
@@ -160,9 +153,8 @@ def training_arguments(
 ) -> TrainingArguments:
     """Arguments for `Trainer`: the profile's hyperparameters on the fastest device at hand.
 
-    Sentences of like length share a batch. Several processes share the profile's batch, and save
-    their state at the end, so that one process can go on. `changes` go to `TrainingArguments` as
-    they are.
+    Sentences of like length share a batch, several processes share the profile's batch, and
+    `changes` go to `TrainingArguments` as they are.
 
     Raises:
         ValueError: the batch cannot be shared out evenly.
@@ -181,6 +173,7 @@ def training_arguments(
         "train_sampling_strategy": "group_by_length",
         "seed": seed,
         "label_names": ["labels", "prediction"],
+        # several processes save their state at the end, so that one process can go on
         "save_strategy": "steps" if settings.checkpoints or processes > 1 else "no",
         "save_steps": 1 / (settings.checkpoints + 1) if settings.checkpoints else 0.9999,
         "save_total_limit": 1,
@@ -191,20 +184,20 @@ def training_arguments(
         "log_level": "error",
         "log_level_replica": "error",
         "disable_tqdm": True,
-        "report_to": "none",
     }
     return TrainingArguments(**arguments | changes)
 
 
 class _SeededSampler(LengthGroupedSampler):
-    """Sentences of like length together, in an order that follows from a seed and the epoch."""
+    """Sentences of like length together, in an order that follows from the seed and the epoch."""
 
-    def __init__(self, sampler: LengthGroupedSampler, *, seed: int, epoch: Callable[[], float]):
+    def __init__(self, trainer: Trainer, sampler: LengthGroupedSampler):
         super().__init__(sampler.batch_size, lengths=sampler.lengths)
-        self._seed, self._epoch = seed, epoch
+        self._trainer = trainer
 
     def __iter__(self):
-        self.generator = torch.Generator().manual_seed(self._seed + int(self._epoch() or 0))
+        seed = self._trainer.args.seed + int(self._trainer.state.epoch or 0)
+        self.generator = torch.Generator().manual_seed(seed)
         return super().__iter__()
 
 
@@ -216,8 +209,7 @@ class SeededTrainer(Trainer):
     """
 
     def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        return _SeededSampler(sampler, seed=self.args.seed, epoch=lambda: self.state.epoch)
+        return _SeededSampler(self, super()._get_train_sampler(train_dataset))
 
 
 class DistillationTrainer(SeededTrainer):
@@ -238,11 +230,11 @@ class _ProgressBar(TrainerCallback):
         self._name = name
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._first = state.global_step
-        self._bar = tqdm(total=state.max_steps, initial=self._first, desc=self._name, unit=" steps")
+        done, total = state.global_step, state.max_steps
+        self._bar = tqdm(desc=self._name, initial=done, total=total, unit=" steps")
 
     def on_step_end(self, args, state, control, **kwargs):
-        self._bar.update(state.global_step - self._bar.n)
+        self._bar.update()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in (logs or {}):
@@ -250,14 +242,6 @@ class _ProgressBar(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._bar.close()
-        if self._first:
-            print(f"{self._name}: went on from step {self._first} of {state.max_steps}")
-        if steps := state.global_step - self._first:
-            batch, seconds = (
-                args.train_batch_size * args.world_size,
-                self._bar.format_dict["elapsed"],
-            )
-            print(f"{self._name}: {steps} steps, {steps * batch / seconds:.0f} sentences a second")
 
 
 def run_training(trainer: Trainer, name: str) -> None:
@@ -269,8 +253,10 @@ def run_training(trainer: Trainer, name: str) -> None:
         return
     # `Trainer` writes this file last: with it, a checkpoint is whole
     found = Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json")
-    whole = [path.parent for path in found]
-    last = max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    steps = max((int(path.parent.name.split("-")[1]) for path in found), default=0)
+    last = Path(trainer.args.output_dir, f"checkpoint-{steps}") if steps else None
+    if last:
+        print(f"{name}: goes on from step {steps}")
     trainer.train(resume_from_checkpoint=last)
 
 
@@ -288,8 +274,8 @@ def train_model(
 ) -> Trainer:
     """Train a model at hand on a tokenised dataset; returns the trainer, done.
 
-    `name` stands before the progress bar, `folder` takes checkpoints; a `trainer_class` of one's
-    own brings its own loss; `changes` go to `training_arguments`.
+    `name` stands before the progress bar, `folder` takes checkpoints, the class of the trainer
+    decides on the loss, and `changes` go to `training_arguments`.
     """
     trainer = trainer_class(
         model=model,
@@ -324,19 +310,13 @@ def fine_tune(
     """
     set_seed(seed)
     if checkpoint is None:
-        rates = dropout_rates(settings.dropout)
-        model = untrained_classifier(architecture, seed=seed, labels=labels, **rates)
-        model.set_attn_implementation("eager")
+        more = dropout_rates(settings.dropout) | {"attn_implementation": "eager"}
+        model = untrained_classifier(architecture, seed=seed, labels=labels, **more)
     else:
         if load_tokenizer(checkpoint).get_vocab() != tokenizer.get_vocab():
             raise ValueError(f"{checkpoint} has another vocabulary than the student's tokenizer")
-        model = load_classifier(
-            checkpoint,
-            architecture,
-            labels=labels,
-            finished=settings.epochs == 0,
-            dropout=settings.dropout,
-        )
+        how = {"finished": settings.epochs == 0, "dropout": settings.dropout}
+        model = load_classifier(checkpoint, architecture, labels=labels, **how)
     return train_model(model, settings, dataset, tokenizer, seed=seed, **options)
 
 
@@ -355,8 +335,7 @@ def collect_rows(
 ) -> np.ndarray:
     """Call `run` on padded batches and return its rows, FP32 (n, size), in the dataset's order.
 
-    A batch holds `input_ids` and `attention_mask`, int64 (batch, longest), of sentences of like
-    length: the longest come first.
+    A batch holds `input_ids` and `attention_mask`, int64 (batch, longest), the longest first.
     """
     order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
     encoded = dataset.select_columns(["input_ids", "attention_mask"])
@@ -375,52 +354,32 @@ def predict_logits(
     tokenizer: PreTrainedTokenizerBase,
     *,
     description: str = "predicting",
-) -> np.ndarray:
-    """Logits (n, classes) of a PyTorch classifier in FP32, on the device it lies on.
-
-    On a CPU a large model on many sentences runs through OpenVINO, equal within 1e-3.
-    (With batches grouped by length, `Trainer.predict` returns its sampler's order, not the
-    dataset's.)
-    """
-    model = without_autocast(model).eval()
-    large = model.num_parameters() * len(dataset) > _COMPILED_FROM
-    on_cpu = model.device.type == "cpu"
-    run = _compiled(model, "f32") if large and on_cpu else _pytorch(model)
-    return collect_rows(run, dataset, tokenizer, description=description)
-
-
-def score_sentences(
-    model: PreTrainedModel,
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    description: str = "scoring",
+    quick: bool = False,
     keep: Path | None = None,
 ) -> np.ndarray:
-    """Logits (n, classes) as fast as the machine gives them, for large transfer sets.
+    """Logits (n, classes) of a PyTorch classifier, in the dataset's order.
 
-    In BF16 where the hardware has it, on a CPU through OpenVINO. Several processes share the
-    sentences out, and each gets all the logits. Scores are stored in the folder `keep`, one for
-    this model and these sentences alone, so that a run that was killed goes on. A dataset with a
-    column `prediction` has its scores already.
+    In FP32 on the device the model lies on; a large model on many sentences runs on a CPU through
+    OpenVINO, equal within 1e-3. `quick` is for large transfer sets: on the fastest device, in BF16
+    where that has it, on a CPU through OpenVINO. Several processes share the sentences out, and
+    each gets all the logits. In the folder `keep`, one for this model and these sentences alone,
+    they are stored on the way, so that a run that was killed goes on.
     """
-    if "prediction" in dataset.column_names:
-        return np.array(dataset["prediction"], dtype=np.float32)
     model, state = without_autocast(model).eval(), PartialState()
-    device = state.device.type
-    if device == "cpu":
-        run = _compiled(model, "bf16" if has_bf16(device) else "f32")
-    else:
-        run = _pytorch(model.to(device), autocast=has_bf16(device))
+    device = state.device if quick else model.device
+    half = quick and has_bf16(device.type)
+    large = model.num_parameters() * len(dataset) > _COMPILED_FROM
+    compiled = device.type == "cpu" and (quick or large)
+    run = _compiled(model, half) if compiled else _on_device(model.to(device), half)
     blocks = []
     for start in range(0, len(dataset), _BLOCK):
         stored = keep / f"{start}.npy" if keep else None
         if stored and stored.exists():
             blocks.append(np.load(stored))
             continue
-        block = list(range(start, min(start + _BLOCK, len(dataset))))
+        block = dataset.select(range(start, min(start + _BLOCK, len(dataset))))
         with state.split_between_processes(block) as own:
-            rows = collect_rows(run, dataset.select(own), tokenizer, description=description)
+            rows = collect_rows(run, own, tokenizer, description=description)
         blocks.append(np.concatenate(gather_object([rows])))
         if stored and state.is_main_process:
             keep.mkdir(parents=True, exist_ok=True)
@@ -429,28 +388,26 @@ def score_sentences(
     return np.concatenate(blocks)
 
 
-def _pytorch(model: PreTrainedModel, *, autocast: bool = False) -> Callable:
+def _on_device(model: PreTrainedModel, half: bool) -> Callable:
+    """A classifier as a function from a batch to logits, with `half` under BF16 autocast."""
+
     def run(batch):
         inputs = {key: torch.as_tensor(rows).to(model.device) for key, rows in batch.items()}
-        with (
-            torch.inference_mode(),
-            torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=autocast),
-        ):
+        mixed = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half)
+        with torch.inference_mode(), mixed:
             return model(**inputs).logits.float().cpu().numpy()
 
     return run
 
 
-def _compiled(model: PreTrainedModel, precision: str) -> Callable:
-    """Compile a classifier on the CPU with OpenVINO, in "f32" or "bf16"."""
+def _compiled(model: PreTrainedModel, half: bool) -> Callable:
+    """The same, compiled on the CPU with OpenVINO."""
     names = ("input_ids", "attention_mask")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         example = {name: torch.ones((2, 8), dtype=torch.int64) for name in names}
         converted = ov.convert_model(model, example_input=example)
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if half else "f32"}
+    settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
     compiled = ov.compile_model(converted, "CPU", settings)
     return lambda batch: compiled([batch[name] for name in names])[0]

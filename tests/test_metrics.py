@@ -34,15 +34,7 @@ def test_equal_systems_do_not_differ():
     gold = np.array([0, 1, 1])
     comparison = compare_paired(logits_for([0, 1, 0]), logits_for([0, 1, 0]), gold)
     assert (comparison.difference, comparison.p_value) == (0, 1)
-
-
-def test_the_order_of_sentences_matters():
-    rng = np.random.default_rng(0)
-    gold = rng.integers(0, 2, 1000)
-    shuffled = rng.permutation(gold)
-    assert measure_accuracy(logits_for(gold), gold).value == 1
-    assert measure_accuracy(logits_for(shuffled), gold).value < 0.6
-    assert agreement(logits_for(gold), logits_for(shuffled)) < 0.6
+    assert agreement(logits_for([0, 1, 0, 0]), logits_for([0, 1, 1, 0])) == 0.75
 
 
 def test_the_mean_over_draws_has_an_interval_for_seeds_and_sentences():

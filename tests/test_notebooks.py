@@ -14,7 +14,6 @@ from tests.solutions import solutions, with_solutions
 
 PATHS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 MAIN = [path for path in PATHS if path.name[:2] in MAIN_LINE]
-OLD_TAGS = {"probe", "solution"}
 
 
 def read(path):
@@ -93,7 +92,6 @@ def test_it_opens_with_what_it_needs(path, notebook):
 
 def test_its_code_is_plain(notebook):
     for cell in code_cells(notebook):
-        assert not tags(cell) & OLD_TAGS, cell.source
         assert not re.search(r"^\s*[!%]", cell.source, re.MULTILINE), cell.source
         assert "helpers.tutorial" not in cell.source or "hosted" in tags(cell)
 

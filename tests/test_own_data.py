@@ -60,14 +60,15 @@ def failed_checks(path) -> list[str]:
 
 
 def test_three_classes_go_from_a_csv_to_a_classifier(tmp_path, tokenizer):
-    write_reviews(tmp_path / "mine.csv")
+    write_reviews(tmp_path / "mine.csv", 240)
     settings = load_profile("default")
     own = settings.data.model_copy(update={"source": str(tmp_path / "mine.csv")})
     data = load_data(tmp_path / "mine.csv", own)
     names = class_names(data)
     assert names == ("complaint", "praise", "question")
     encoded, student = tokenize(data, tokenizer, 64), settings.student
-    start = (ROOT / student.checkpoint, student.architecture, student.gold)
+    settings = student.gold.model_copy(update={"epochs": 3})
+    start = (ROOT / student.checkpoint, student.architecture, settings)
     options = {"name": "own", "folder": tmp_path / "checkpoints", "seed": 1, "labels": names}
     trainer = fine_tune(*start, encoded["labelled"], tokenizer, **options)
     trainer.save_model(tmp_path / "student")

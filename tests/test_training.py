@@ -1,5 +1,6 @@
 import pickle
 import shutil
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,6 @@ from helpers.training import (
     load_classifier,
     load_tokenizer,
     predict_logits,
-    score_sentences,
     train_model,
     training_arguments,
     untrained_classifier,
@@ -49,18 +49,17 @@ def test_logits_come_in_the_datasets_order_also_fast(tiny_model, tokenizer, enco
     logits = predict_logits(tiny_model, encoded, tokenizer)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     monkeypatch.setattr(training, "_COMPILED_FROM", 0)
+    monkeypatch.setattr(training, "_compiled", cache(training._compiled))  # it takes seconds
     logits = predict_logits(tiny_model, encoded, tokenizer)
     np.testing.assert_allclose(logits, expected, atol=1e-3)
-    fast = score_sentences(tiny_model, encoded, tokenizer)
+    fast = predict_logits(tiny_model, encoded, tokenizer, quick=True)
     tolerance = 0.05 if has_bf16("cpu") else 1e-4  # BF16 keeps 8 bits of a number
     np.testing.assert_allclose(fast, expected, atol=tolerance * np.abs(expected).max())
 
 
-def test_killed_scoring_goes_on(
-    tiny_model, tiny_architecture, tokenizer, encoded, tmp_path, monkeypatch
-):
+def test_killed_scoring_goes_on(tiny_model, tokenizer, encoded, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_BLOCK", 20)
-    whole = score_sentences(tiny_model, encoded, tokenizer)
+    whole = predict_logits(tiny_model, encoded, tokenizer)
     collect, calls = training.collect_rows, []
 
     def killed_in_its_second_block(*args, **options):
@@ -71,16 +70,10 @@ def test_killed_scoring_goes_on(
 
     monkeypatch.setattr(training, "collect_rows", killed_in_its_second_block)
     with pytest.raises(KeyboardInterrupt):
-        score_sentences(tiny_model, encoded, tokenizer, keep=tmp_path)
-    again = score_sentences(tiny_model, encoded, tokenizer, keep=tmp_path)
+        predict_logits(tiny_model, encoded, tokenizer, keep=tmp_path)
+    again = predict_logits(tiny_model, encoded, tokenizer, keep=tmp_path)
     np.testing.assert_array_equal(again, whole)
     assert calls == [20, 20, 20, 8]  # the first block was not scored again
-
-
-def test_stored_scores_are_the_scores(tiny_model, tokenizer, encoded):
-    given = [[7.0, 8.0]] * len(encoded)
-    scores = score_sentences(tiny_model, encoded.add_column("prediction", given), tokenizer)
-    assert scores.shape == (len(encoded), 2) and (scores == [7.0, 8.0]).all()
 
 
 def test_training_learns_and_predicts_in_fp32(tiny_architecture, tokenizer, few, tmp_path):
@@ -181,11 +174,6 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-class Interrupted(SeededTrainer):
-    def __init__(self, **options):
-        super().__init__(**options, callbacks=[Interrupt()])
-
-
 def test_an_interrupted_training_goes_on_to_the_same_end(
     tiny_folder, tiny_architecture, tokenizer, few, tmp_path, capsys
 ):
@@ -198,10 +186,10 @@ def test_an_interrupted_training_goes_on_to_the_same_end(
 
     whole = train("whole")
     with pytest.raises(KeyboardInterrupt):
-        train("broken", Interrupted)
+        train("broken", partial(SeededTrainer, callbacks=[Interrupt()]))
     for step in (6, 10):  # from the last checkpoint; once done, nothing is left to do
         resumed = train("broken")
-        assert f"broken: went on from step {step} of 10" in capsys.readouterr().out
+        assert f"broken: goes on from step {step}\n" in capsys.readouterr().out
         for name, weights in whole.items():
             torch.testing.assert_close(resumed[name], weights, msg=name)
 
