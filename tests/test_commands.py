@@ -83,10 +83,9 @@ def test_a_mirror_decides_which_torch_comes(monkeypatch):
     assert len(torch) == 1 and torch[0].startswith("torch==")
 
 
-def test_pips_own_errors_are_shown(index, capfd):
-    with pytest.raises(setup.SetupError, match="could not install"):
+def test_pips_own_errors_are_shown_whole(index):
+    with pytest.raises(setup.SetupError, match=r"(?s)no-such-package.*could not install"):
         setup._pip_install(Path(sys.executable), "--dry-run", "no-such-package==1.0")
-    assert "no-such-package" in capfd.readouterr().err
 
 
 def test_messages_print_the_readers_command():

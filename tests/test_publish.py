@@ -94,6 +94,20 @@ def test_what_cannot_be_exported_is_said_in_a_line(folder, tmp_path, monkeypatch
     assert {path.name for path in tmp_path.iterdir()} <= {"run", "student"}
 
 
+def test_it_pushes_only_what_was_agreed_to(folder, monkeypatch, capsys):
+    push, hub = partial(publish.export, folder, repository="org/name"), Mock()
+    monkeypatch.setattr(publish, "HfApi", lambda: hub)
+    monkeypatch.setattr(publish, "get_token", Mock(side_effect=["", "a token", "a token"]))
+    with pytest.raises(OSError, match="hf auth login"):
+        push(agreed=True)
+    monkeypatch.setattr(sys, "stdin", Mock(isatty=lambda: False))
+    with pytest.raises(OSError, match="nothing was uploaded"):
+        push()
+    assert "onnx/model_static.onnx" in capsys.readouterr().out and not hub.mock_calls
+    push(agreed=True)
+    hub.upload_folder.assert_called_once_with(repo_id="org/name", folder_path=folder)
+
+
 @pytest.mark.slow
 def test_optimum_and_transformers_4_before_ours_on_the_path(folder, tmp_path):
     install = f"-m uv pip install --no-deps --target {tmp_path / '4'} {OVERLAY}"

@@ -48,6 +48,8 @@ OPTIONS = {  # the commands that have them, and how they are read
     "--deeper": ("test", {"action": "store_true", "help": "the deeper notebooks too"}),
     "target": ("bundle export wheelhouse", {"type": Path, "metavar": "DIR", "help": "to make"}),
     "file": ("results", {"type": Path, "metavar": "FILE", "help": "its benchmark.json"}),
+    "--push": ("export", {"metavar": "ORG/NAME", "help": "then to the model hub; asks first"}),
+    "--yes": ("export", {"action": "store_true", "help": "push without asking"}),
     "--here": ("setup", {"action": "store_true", "help": "for conda and Colab"}),
 }
 
@@ -107,7 +109,7 @@ def _dispatch(options: argparse.Namespace) -> int | None:
     if command == "export":
         from helpers.tutorial.publish import export
 
-        return export(options.target.absolute())
+        return export(options.target.absolute(), repository=options.push, agreed=options.yes)
     if command == "results":
         return subprocess.call([sys.executable, ".ci/refresh.py", "--add", str(options.file)])
     _assets()

@@ -8,11 +8,12 @@ browser.
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token
 
 from helpers import Lesson
 from helpers.bench.results import load_predictions
@@ -39,8 +40,19 @@ SHA256 = "847f11a940a1f9ceb5223d6fbecb831644f4d82a2481fce66e5ccaf3bbeb97cb"
 TAKEN = {"tokenizers.min.mjs", "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}
 
 
-def export(target: Path) -> None:
-    """Write the profile's student to a new folder, aside first, so that it is never by half."""
+def export(target: Path, *, repository: str | None = None, agreed: bool = False) -> None:
+    """Write the profile's student to a new folder, and send it to the hub where a name is given.
+
+    A folder exported before then goes as it is. OSError says what stands in the way.
+    """
+    if not (repository and (target / "openvino_model.xml").exists()):
+        _write(target)
+    if repository:
+        _push(target, repository, agreed=agreed)
+
+
+def _write(target: Path) -> None:
+    """Write the folder aside and rename it, so that it is never there by half."""
     step = Step(LAST_OF_MAIN, load_profile())
     if fault := step.fault():
         raise StepError(fault)
@@ -105,3 +117,19 @@ def _write_page(demo: Path) -> None:
             shutil.unpack_archive(path, scratch)
         shutil.copytree(f"{scratch}/package/dist", demo, ignore=lambda _, names: {*names} - TAKEN)
     shutil.copyfile(Path(__file__).with_name("demo.html"), demo / "index.html")
+
+
+def _push(folder: Path, repository: str, *, agreed: bool) -> None:
+    """Show what would be uploaded, ask, and upload it to the hub with the user's own token."""
+    if not get_token():
+        raise PermissionError("you are not logged in to the hub: `hf auth login`, or set HF_TOKEN")
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.relative_to(folder).as_posix()}")
+    print(f"to {repository}, which all can see unless it is private already")
+    if not agreed and not (sys.stdin.isatty() and input("Upload? [y/N] ").lower() == "y"):
+        raise PermissionError("nothing was uploaded; --yes says that you agree")
+    try:
+        HfApi().create_repo(repository, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository, folder_path=folder)
+    except Exception as error:  # the client's own exceptions share no base class
+        raise ConnectionError(f"{repository}: {str(error).strip().splitlines()[0]}") from None

@@ -28,6 +28,7 @@ _KERNEL = re.compile(  # what a notebook's server and kernel run by; other versi
     r"|prompt-toolkit|pyzmq|tornado|traitlets|widgetsnbextension)=="
 )
 _HASHED = ["--require-hashes", "--no-deps", "--requirement"]
+_LARGE_MB = 30
 _MARK = ".tutorial-ready"  # in an environment: the digest of the locks it was made from
 _PROBE = "import sys; print(sys.executable, '%d.%d' % sys.version_info[:2], sep='|')"
 
@@ -157,7 +158,7 @@ def find_python(
 def _python_through_uv(version: str) -> str | None:
     """A Python that uv downloads; where there is no uv, this Python's pip brings it, locked."""
     with tempfile.TemporaryDirectory() as scratch:
-        uv = shutil.which("uv")
+        uv = shutil.which("uv") or shutil.which("uv", path=_python_of(VENV).parent)
         if not uv:
             lock = LOCKS[0].read_text(encoding="utf-8")
             wanted = Path(scratch, "uv.txt")
@@ -196,13 +197,23 @@ def _make_venv(base: str, target: Path) -> None:
 
 
 def _pip_install(python: Path, *arguments: str) -> None:
-    """Run pip, which says itself what it does and what is wrong."""
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install"]
-    if subprocess.run([*pip, *arguments]).returncode:
+    """Run pip; of what it says a person sees what is large, and all errors."""
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", *arguments]
+    command.append("--progress-bar=off")
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    said = []
+    with subprocess.Popen(command, errors="replace", **piped) as running:
+        for line in running.stdout:
+            said.append(line)
+            size = re.search(r"Downloading (?:\S*/)?([^\s-]+)\S* \(([\d.]+) ([MG])B\)", line)
+            if size and (size[3] == "G" or float(size[2]) >= _LARGE_MB):
+                print(f"  {size[1]}: {size[2]} {size[3]}B", flush=True)
+    if running.returncode:
+        first = next((i for i, line in enumerate(said) if line.startswith("ERROR")), -20)
         hint = "wheels/ lacks what this machine and Python need: gather it on one of its kind "
         hint += f"({shown('wheelhouse')}), or remove wheels/ to install from the network"
         reason = hint if (ROOT / "wheels").is_dir() else "pip could not install what is needed"
-        raise SetupError(reason)
+        raise SetupError("".join(said[first:]) + reason)
 
 
 def _python_of(environment: Path) -> Path:
