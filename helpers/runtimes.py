@@ -19,6 +19,8 @@ from helpers.environment import has_bf16, physical_cores
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from helpers.tutorial.profile import Section
+
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RuntimeName = Literal["pytorch", "onnxruntime", "openvino"]
 
@@ -228,6 +230,15 @@ def runtime_logits(
     model = load_model(runtime, source, threads=physical_cores(), **options)
     rows = tqdm(encoded["input_ids"], desc=description or runtime, unit=" sentences")
     return np.concatenate([model.run(*pad_rows([row])) for row in rows]).astype(np.float32)
+
+
+def baseline_logits(
+    settings: "Section", path: Path, encoded: "Dataset", *, name: str
+) -> dict[str, np.ndarray]:
+    """ONNX Runtime's logits of BERT-Base under `name`; nothing where its weights are untrained."""
+    if settings.weights == "untrained":  # it has a latency and a size, and no accuracy
+        return {}
+    return {name: runtime_logits("onnxruntime", path, encoded, description=name)}
 
 
 def median_ms(run: Run, inputs: tuple[np.ndarray, np.ndarray]) -> float:

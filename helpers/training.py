@@ -141,6 +141,15 @@ def untrained_classifier(
     return BertForSequenceClassification(config).eval()
 
 
+def load_baseline(
+    settings: "Section", teacher: Path, *, labels: Sequence[str], seed: int
+) -> PreTrainedModel:
+    """BERT-Base as the profile's `baseline` has it: the teacher, or untrained weights, in FP32."""
+    if settings.weights == "teacher":
+        return load_classifier(teacher, settings.architecture, labels=labels)
+    return untrained_classifier(settings.architecture, seed=seed, labels=labels)
+
+
 def freeze_lower_layers(model: PreTrainedModel, layers: int) -> None:
     """Fix the embeddings and the `layers` lowest encoder layers; 0 fixes nothing."""
     if layers:
@@ -363,8 +372,11 @@ def predict_logits(
     OpenVINO, equal within 1e-3. `quick` is for large transfer sets: on the fastest device, in BF16
     where that has it, on a CPU through OpenVINO. Several processes share the sentences out, and
     each gets all the logits. In the folder `keep`, one for this model and these sentences alone,
-    they are stored on the way, so that a run that was killed goes on.
+    they are stored on the way, so that a run that was killed goes on. A transfer set that came
+    with scores, in a column `prediction`, has them already.
     """
+    if quick and "prediction" in dataset.column_names:
+        return np.array(dataset["prediction"], dtype=np.float32)
     model, state = without_autocast(model).eval(), PartialState()
     device = state.device if quick else model.device
     half = quick and has_bf16(device.type)
