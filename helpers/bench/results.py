@@ -12,7 +12,7 @@ import pandas as pd
 from helpers import metrics
 from helpers.bench.engine import ENGINE, engine_fault
 from helpers.bench.rounds import MIN_ROUNDS, OWN, Measurements, Variant
-from helpers.bench.statistics import Estimate, speedup
+from helpers.bench.statistics import speedup
 from helpers.environment import describe_environment, git_commit
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def results_table(rows: Sequence[Mapping], threads: int) -> "Styler":
         line = shown.setdefault(row["name"], {"MB": row["size_mb"]})
         line["accuracy"] = f"{row['accuracy']['value']:.4f}" if row["accuracy"] else None
         line |= {f"{kind}ms": latency["typical"], f"{kind}p99": latency["p99"]}
-        line[f"{kind}times"] = str(Estimate(**ratio))
+        line[f"{kind}times"] = str(metrics.Interval(**ratio))
     return pd.DataFrame(shown).T.style.format(precision=2, na_rep="")
 
 

@@ -7,24 +7,15 @@ a bootstrap's over whole rounds: what disturbs a round falls on both rows of the
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import bootstrap
 
+from helpers.metrics import Interval
+
 if TYPE_CHECKING:
     from helpers.tutorial.profile import Architecture
-
-
-class Estimate(NamedTuple):
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
 @dataclass
@@ -46,7 +37,7 @@ class Timings:
         return {name: float(value) for name, value in values.items()}
 
 
-def speedup(slow: Timings, fast: Timings, *, seed: int = 0) -> Estimate:
+def speedup(slow: Timings, fast: Timings, *, seed: int = 0) -> Interval:
     """How many times as fast as `slow` the row `fast` is.
 
     Raises:
@@ -59,10 +50,10 @@ def speedup(slow: Timings, fast: Timings, *, seed: int = 0) -> Estimate:
 
     how = {"n_resamples": 2000, "paired": True, "method": "percentile"}
     interval = bootstrap(means, ratio, rng=seed, **how).confidence_interval
-    return Estimate(float(ratio(*means)), float(interval.low), float(interval.high))
+    return Interval(float(ratio(*means)), float(interval.low), float(interval.high))
 
 
-def decompose(timings: Mapping[str, Timings], chain: Mapping[str, str]) -> dict[str, Estimate]:
+def decompose(timings: Mapping[str, Timings], chain: Mapping[str, str]) -> dict[str, Interval]:
     """Factors along a chain of rows, each named after its step, and their product, "in all".
 
     `chain` maps each row to the step that leads to it; the first row's is not read. Where a row
