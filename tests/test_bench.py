@@ -56,6 +56,7 @@ def test_factors_multiply_to_the_total_and_agree_with_the_rows():
         assert factor.low < truth < factor.high
     del timed["runtime"]  # it strayed, and was not timed
     assert list(decompose(timed, chain)) == ["model", "runtime + precision", "in all"]
+    assert decompose(dict([timed.popitem()]), chain) == {}
 
 
 def test_rounds_may_end_once_all_headlines_are_narrow():

@@ -57,7 +57,7 @@ def decompose(timings: Mapping[str, Timings], chain: Mapping[str, str]) -> dict[
     """Factors along a chain of rows, each named after its step, and their product, "in all".
 
     `chain` maps each row to the step that leads to it; the first row's is not read. Where a row
-    was not timed, its step is counted together with the next.
+    was not timed, its step is counted together with the next; of a single row there are none.
     """
     factors, waiting, before = {}, [], ""
     for name, step in chain.items():
@@ -67,7 +67,9 @@ def decompose(timings: Mapping[str, Timings], chain: Mapping[str, str]) -> dict[
         if before:
             factors[" + ".join(waiting)] = speedup(timings[before], timings[name])
         waiting, before = [], name
-    first = next(name for name in chain if name in timings)
+    first = next((name for name in chain if name in timings), before)
+    if first == before:
+        return {}
     return factors | {"in all": speedup(timings[first], timings[before])}
 
 
