@@ -36,11 +36,14 @@ _CHOICES = {
 }
 # By the end of a setting's full name; all other whole numbers are positive, all others 0 or more.
 _LIMITS = {
-    r"_share|_probability|_loss|precision|confidence|agreement|top_p": (0, 1),
-    r"warmup|dropout|masked|cuts\.\w+": (0, 1),
-    r"seed|labels|threads|epochs|checkpoints|copies|frozen_layers": (0, None),
-    r"data\.\w+_sentences|(transfer|compression)\.sentences": (0, None),
-    r"max_length": (8, 512),  # BERT has 512 positions
+    r"_share|_probability|_loss|precision|confidence": {"ge": 0, "lt": 1},
+    r"warmup|dropout|masked|cuts\.\w+": {"ge": 0, "lt": 1},
+    r"agreement|top_p": {"ge": 0, "le": 1},
+    r"learning_rates?|temperature": {"gt": 0},
+    r"seed|labels|threads|epochs|checkpoints|copies|frozen_layers": {"ge": 0},
+    r"data\.\w+_sentences|(transfer|compression)\.sentences": {"ge": 0},
+    r"max_length": {"ge": 8, "le": 512},  # BERT has 512 positions
+    r"starts": {"ge": 2},  # one has no interval
 }
 
 
@@ -74,8 +77,15 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _fits_together(self):
-        same = self.baseline.architecture.model_dump() == self.teacher.architecture.model_dump()
-        if self.baseline.weights == "teacher" and not same:
+        for part in (self.baseline, self.teacher, self.student):
+            hidden, heads = part.architecture.hidden, part.architecture.heads
+            if hidden % heads:
+                raise ValueError(f"hidden {hidden} is not a multiple of heads {heads}")
+        shape = self.teacher.architecture
+        if self.teacher.frozen_layers > shape.layers:
+            raise ValueError(f"teacher.frozen_layers is over its {shape.layers} layers")
+        differs = self.baseline.architecture.model_dump() != shape.model_dump()
+        if self.baseline.weights == "teacher" and differs:
             raise ValueError("baseline.weights is the teacher's, whose architecture differs")
         states = self.pretraining.hidden_states
         pairs = (states.teacher_layers, states.student_layers, states.layer_weights)
@@ -112,11 +122,11 @@ def _type_of(name: str, value: Any) -> Any:
         return _type_of(name, 0.0) | None
     if isinstance(value, bool | str):
         return Annotated[type(value), Field(strict=True)]
-    low, high = (1, None) if isinstance(value, int) else (0, None)
-    for ending, limits in _LIMITS.items():
+    limits = {"ge": 1} if isinstance(value, int) else {"ge": 0}
+    for ending, others in _LIMITS.items():
         if re.search(f"({ending})$", name):
-            low, high = limits
-    return Annotated[type(value), Field(strict=True, allow_inf_nan=False, ge=low, le=high)]
+            limits = others
+    return Annotated[type(value), Field(strict=True, allow_inf_nan=False, **limits)]
 
 
 def known_profiles(folder: Path = _FOLDER) -> list[str]:
