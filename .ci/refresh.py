@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError
 from helpers import plots
 from helpers.tutorial import report
 from helpers.tutorial.profile import DEFAULT, ROOT, load_profile
-from helpers.tutorial.run import DEEPER, MAIN_LINE, is_fresh
+from helpers.tutorial.run import DEEPER, MAIN_LINE, is_fresh, read_times
 from helpers.tutorial.steps import LAST_OF_MAIN, NOTEBOOKS, Step, write_whole
 
 
@@ -31,8 +31,7 @@ def refresh() -> None:
     profile = load_profile(DEFAULT)
     steps = [Step(number, profile) for number in (*MAIN_LINE, *DEEPER)]
     folder = steps[0].folder
-    record = folder / "times.json"
-    times = report.read_results(record) if record.exists() else {}
+    times = read_times(folder / "times.json")
     ran = [step for step in steps if step.name in times and is_fresh(step, times)]
     if not set(MAIN_LINE) <= {step.number for step in ran}:
         raise SystemExit("the default profile was not run to its end with this code: make run")

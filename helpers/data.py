@@ -219,8 +219,9 @@ def load_transfer(data: DatasetDict, settings: "Section", locate: Callable[[str]
         raise ValueError(f"training sentences have no stored scores: {remedy}")
     if settings.source:
         held_out = {normalised(s) for name in ("dev", "test") for s in data[name]["sentence"]}
-        more = load_text(locate(settings.source), stored_scores=stored)
-        more = more.filter(lambda s: normalised(s) not in held_out, input_columns="sentence")
+        more = load_text(locate(settings.source), stored_scores=stored).filter(
+            lambda batch: [normalised(s) not in held_out for s in batch["sentence"]], batched=True
+        )
         parts.append(more.take(min(settings.sentences or len(more), len(more))))
     return concatenate_datasets(parts)
 
@@ -240,7 +241,7 @@ def load_text(path: Path, *, stored_scores: bool = False) -> Dataset:
     tables = _read_tables(path, *wanted)
     table = tables.get("train") or next(iter(tables.values()))
     table = table.select_columns(list(wanted)).cast(Features(wanted))
-    table = table.filter(lambda s: bool(s.strip()), input_columns="sentence")
+    table = table.filter(lambda batch: [bool(s.strip()) for s in batch["sentence"]], batched=True)
     if not len(table):
         raise ValueError(f"{path} holds no sentence")
     return table

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -165,8 +166,9 @@ def test_what_forbids_a_run_is_said_before_anything_runs(project, capfd, monkeyp
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from helpers.tutorial import run, steps, report
 run.NOTEBOOKS = steps.NOTEBOOKS = report.NOTEBOOKS = Path(sys.argv[1])
 run.fetch = lambda *_: None
@@ -184,17 +186,18 @@ with lesson.saving("teacher") as half:
 """
 
 
-def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project, name):
     write(project, "01", PATCH.format(folder=str(project)), HALF)
     command = [sys.executable, "-c", SCRIPT, str(project)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (project / "started").exists() and running.poll() is None:
         time.sleep(0.1)
     kernels = psutil.Process(running.pid).children(recursive=True)
-    running.terminate()
+    running.send_signal(getattr(signal, name))
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
-    assert "interrupted in 01_a.ipynb (SIGTERM)" in errors
+    assert f"interrupted in 01_a.ipynb ({name})" in errors
     resume = f'python3 -m helpers.tutorial run --profile smoke --set "{os.environ["SET"]}"\n'
     assert resume in errors and resume in (results() / "run.log").read_text()
     assert not psutil.wait_procs(kernels, timeout=10)[1]
@@ -262,3 +265,9 @@ def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
         child.wait()
     assert (used[1] - used[0]) / 3 < 0.02
     assert 0.01 < gigabytes < 100
+
+
+def test_a_damaged_record_of_times_is_passed_over(tmp_path):
+    for damage in ("", "[1", '{"01_a": 7}', "[]"):
+        (tmp_path / "times.json").write_text(damage)
+        assert run.read_times(tmp_path / "times.json") == {}

@@ -51,7 +51,7 @@ def time_block(run: Callable, items: list[tuple], *, milliseconds: float) -> lis
 
 
 def warm_up(run: Callable, items: list[tuple], *, milliseconds: float) -> None:
-    """Call it on every item, then until the medians of two blocks differ by less than 5 %."""
+    """Call it on items of all lengths, then until two blocks' medians differ by less than 5 %."""
     for item in items:  # a runtime prepares for a length when it first sees it
         run(*item)
     last = 0.0
@@ -69,7 +69,8 @@ def load_row(row: dict, job: dict) -> dict[int | str, tuple[Callable, list[tuple
         length, options = 0 if workload == OWN else workload, dict(row["options"])
         if length and "buckets" in options:  # compile for it alone, as padding is to count
             options["buckets"] = [length]
-        model = _load_model(json.dumps(row | {"options": options}), job["threads"])
+        wanted = {"runtime": row["runtime"], "source": row["source"], "options": options}
+        model = _load_model(json.dumps(wanted), job["threads"])
         encode = _load_encoder(row, job["max_length"], length)
 
         def from_text(text, encode=encode, model=model):
@@ -78,14 +79,16 @@ def load_row(row: dict, job: dict) -> dict[int | str, tuple[Callable, list[tuple
         run = model if length else from_text
         items = [encode(text) if length else (text,) for text in job["sentences"]]
         if job["warm_ms"]:
-            warm_up(run, items[:1] if length else items, milliseconds=job["warm_ms"])
+            lengths = [np.size(encode(text)[0]) for text in job["sentences"]]
+            different = list(dict(zip(lengths, items, strict=True)).values())
+            warm_up(run, different, milliseconds=job["warm_ms"])
         loaded[workload] = run, items
     return loaded
 
 
 @cache
 def _load_model(wanted: str, threads: int) -> Callable:
-    """The function that runs a row's model; workloads share it. `wanted` is the row in JSON."""
+    """The function that runs a model, which rows and workloads share; `wanted` is JSON."""
     row = json.loads(wanted)
     source, runtime = row["source"], row["runtime"]
     if runtime == ENGINE:

@@ -23,12 +23,13 @@ from filelock import FileLock, Timeout
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import PythonExporter
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.markup import escape
 
 from helpers import Lesson
 from helpers.tutorial.profile import load_profile
-from helpers.tutorial.report import conclude, read_results
+from helpers.tutorial.report import conclude
 from helpers.tutorial.setup import TutorialError
 from helpers.tutorial.sources import fetch
 from helpers.tutorial.steps import NOTEBOOKS, Step, StepError, run_command, write_whole
@@ -158,7 +159,6 @@ def run_steps(numbers: Sequence[str], *, force: bool = False, processes: int = 1
             if earlier.number not in numbers and (fault := earlier.fault()):
                 raise StepError(fault)  # now, and not after the notebooks before it
         fetch(profile, *sorted({section for step in steps for section in step.sections}))
-        Lesson(steps[0]).data()  # what is wrong with the sentences is said before anything long
         folder = steps[0].folder
         (folder / "executed").mkdir(parents=True, exist_ok=True)
         for name in _SIGNALS:
@@ -183,9 +183,11 @@ def _run(steps: list[Step], *, force: bool, processes: int) -> int:
     """Run what is not fresh of the steps, in order, and conclude; returns the exit status."""
     profile, folder = steps[0].profile, steps[0].folder
     record = folder / "times.json"
-    times = read_results(record) if record.exists() else {}
+    times = read_times(record)
     console = Console(highlight=False, soft_wrap=True)
     print(f"profile {profile.name}: {profile.description}; Ctrl-C stops, and says how to resume")
+    if force or not all(is_fresh(step, times) for step in steps):
+        Lesson(steps[0]).data()  # what is wrong with the sentences is said before anything long
     with (folder / "run.log").open("w", encoding="utf-8") as log:
         for step in steps:
             step = Step(step.number, profile)  # those before it may have changed
@@ -238,6 +240,14 @@ def _interrupt(number: int, _) -> None:
     for name in _SIGNALS:
         signal.signal(name, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def read_times(path: Path) -> dict[str, dict[str, float]]:
+    """What the notebooks took here before; nothing where the file is missing or damaged."""
+    try:
+        return TypeAdapter(dict[str, dict[str, float]]).validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
 
 
 def _explain(error: BaseException, step: Step, log: Path, resume: str) -> int:
