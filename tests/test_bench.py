@@ -41,6 +41,15 @@ def test_a_constant_ratio_has_no_spread_and_a_drift_leaves_a_ratio_alone():
     assert ratio.value == pytest.approx(10, rel=0.03) and ratio.low < 10 < ratio.high
 
 
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for seed in range(100):
+        ratio = speedup(timings(*rng.normal(10, 1, 40)), timings(*np.ones(40)), seed=seed)
+        covered += ratio.low <= 10 <= ratio.high
+    assert 88 <= covered <= 100
+
+
 def test_factors_multiply_to_the_total_and_agree_with_the_rows():
     rng = np.random.default_rng(2)
     latencies = {"base": 100, "mini": 8, "runtime": 4, "int8": 1}

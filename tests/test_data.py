@@ -55,6 +55,11 @@ def test_no_sentence_is_in_two_splits_however_it_is_written_and_contradictions_a
     assert len(keys) == len(set(keys)) == 500 and set(keys) == {normalised(s) for s in base}
 
 
+def test_contradicting_labels_drop_the_sentence():
+    splits = split_by_hash([("Fine.", 1), ("fine", 0), ("great", 1), ("GREAT!", 1)], SHARES)
+    assert [row for rows in splits.values() for row in rows] == [("great", 1)]
+
+
 def test_shares_are_met_classes_are_mixed_and_more_rows_move_none():
     rows = sorted(some(6000, "review"), key=lambda row: row[1])
     splits = split_by_hash(rows, SHARES)

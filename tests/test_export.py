@@ -13,7 +13,7 @@ from helpers.export import (
     read_tensors,
     size_mb,
 )
-from helpers.runtimes import runtime_logits
+from helpers.runtimes import load_model, runtime_logits
 from helpers.training import predict_logits
 
 
@@ -49,6 +49,17 @@ def test_the_engines_spelling_has_its_inputs_in_its_order(expected, tiny_model, 
     ids = np.array([encoded[0]["input_ids"]])
     feed = dict(zip(ENGINE_INPUTS, (ids, 0 * ids, np.ones_like(ids)), strict=True))
     np.testing.assert_allclose(session.run(None, feed)[0], expected[:1], atol=1e-3)
+
+
+def test_batch_and_length_are_dynamic_and_padding_changes_nothing(tiny_onnx):
+    model = load_model("onnxruntime", tiny_onnx, threads=1)
+    for shape in ((1, 1), (1, 64), (5, 17)):
+        ids = np.full(shape, 2000, dtype=np.int64)
+        assert model.run(ids, np.ones_like(ids)).shape == (shape[0], 2)
+    ids = np.array([[101, 2307, 2143, 102]])
+    padded = np.pad(ids, ((0, 0), (0, 20)))
+    found = model.run(padded, (padded > 0).astype(np.int64))
+    np.testing.assert_allclose(found, model.run(ids, np.ones_like(ids)), atol=1e-4)
 
 
 def test_operators_are_counted(tiny_onnx):

@@ -36,6 +36,8 @@ def test_a_machine_that_is_sent_stands_in_the_table(tmp_path):
     [
         (lambda r: r.update(profile="smoke"), "profile: Input should be 'default'"),
         (lambda r: r["environment"].update(cpu="a|b"), "environment.cpu: String should match"),
+        (lambda r: r["environment"].update(physical_cores=0), "environment.physical_cores: "),
+        (lambda r: r.pop("rows"), "rows: Field required"),
         (lambda r: r.update(headline="none"), "cannot be used: KeyError"),
         (lambda r: r["rows"][1]["latency_ms"].update(typical="x"), "cannot be used: ValueError"),
     ],

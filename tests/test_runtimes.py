@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from helpers.environment import physical_cores
-from helpers.runtimes import load_model, load_text_encoder, median_ms, pad_rows
+from helpers.runtimes import (
+    baseline_logits,
+    load_model,
+    load_text_encoder,
+    median_ms,
+    pad_rows,
+)
 
 
 @pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime", "openvino"])
@@ -51,3 +57,12 @@ def test_the_light_text_encoder_cuts_as_transformers_does(tiny_folder, tokenizer
         ids, mask = encode(sentence)
         expected = tokenizer(sentence, truncation=True, max_length=64)["input_ids"]
         assert ids.tolist() == [expected] and mask.all() and ids.dtype == np.int64
+
+
+def test_untrained_weights_have_no_answers(tiny_onnx, encoded):
+    class Settings:
+        weights = "untrained"
+
+    assert baseline_logits(Settings, tiny_onnx, encoded, name="baseline") == {}
+    Settings.weights = "teacher"
+    assert len(baseline_logits(Settings, tiny_onnx, encoded, name="b")["b"]) == len(encoded)

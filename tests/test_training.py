@@ -76,6 +76,14 @@ def test_killed_scoring_goes_on(tiny_model, tokenizer, encoded, tmp_path, monkey
     assert calls == [20, 20, 20, 8]  # the first block was not scored again
 
 
+def test_stored_scores_are_the_scores(tiny_model, tokenizer, encoded):
+    given = [[7.0, 8.0]] * len(encoded)
+    scores = predict_logits(
+        tiny_model, encoded.add_column("prediction", given), tokenizer, quick=True
+    )
+    assert scores.shape == (len(encoded), 2) and (scores == [7.0, 8.0]).all()
+
+
 def test_training_learns_and_predicts_in_fp32(tiny_architecture, tokenizer, few, tmp_path):
     model = untrained_classifier(tiny_architecture, seed=0)
     trainer = train_model(model, SETTINGS, few, tokenizer, name="test", folder=tmp_path, seed=0)
