@@ -55,7 +55,7 @@ def test_every_import_of_the_project_is_a_direct_dependency():
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module.partition(".")[0])
     distributions = {"sklearn": "scikit-learn", "IPython": "ipykernel", "cpuinfo": "py-cpuinfo"}
-    ours = {*sys.stdlib_module_names, "helpers", "packaging", "ray"}  # pip's own; an extra
+    ours = {*sys.stdlib_module_names, "helpers", "packaging", "ray", "torchao"}  # pip's; extras
     wanted = {distributions.get(name, name).replace("_", "-") for name in imported - ours}
     assert wanted <= set(direct_pins()), wanted - set(direct_pins())
 
