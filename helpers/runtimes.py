@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tokenizers
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers.environment import has_bf16, physical_cores
 
