@@ -57,7 +57,7 @@ def nearest_machine(environment: dict, folder: Path) -> str:
 
 
 def gather_results(profile: Profile, folder: Path, times: dict) -> dict:
-    """`benchmark.json` with what the notebooks took, and the accuracies behind notebook 2's lesson."""
+    """`benchmark.json` with what the notebooks took, and what notebook 2 found."""
     from helpers.bench.results import load_predictions  # these take seconds
     from helpers.metrics import compare_paired, measure_accuracy
 
@@ -95,7 +95,7 @@ def write_report(folder: Path, results: dict, title: str) -> None:
 
 
 def headline(results: dict) -> str:
-    """The result in four sentences: how fast, with more threads, how accurate, by distillation."""
+    """The result in sentences: how fast, with more threads, how accurate, from how many labels."""
     environment, baselines = results["environment"], results["baselines"]
     base, rated = baselines["pytorch"].removesuffix(", PyTorch FP32"), results["accuracies"]
     text, above = "", []
@@ -119,8 +119,8 @@ def headline(results: dict) -> str:
     return (
         f"{text}The blog's {BLOG_SPEEDUP}x is {holds}, with {row['accuracy']['value']:.1%} of the "
         f"test sentences labelled correctly; the student in FP32 has {rated['BERT-Mini']:.1%}, "
-        f"its teacher {rated['Teacher']:.1%}. All of it rests on {told['labels']} labels: compared with "
-        f"the same student trained on these alone, distillation brings {points}."
+        f"its teacher {rated['Teacher']:.1%}. All of it rests on {told['labels']} labels: "
+        f"compared with the same student trained on these alone, distillation brings {points}."
     )
 
 
