@@ -41,6 +41,7 @@ def test_the_locks_hold_every_direct_pin_with_hashes():
     blocks = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
     assert len(blocks) > 100 and all("--hash=sha256:" in block for block in blocks)
     assert "://" not in text
+    assert "telemetry" not in text  # openvino's sends usage statistics, unasked
 
 
 def test_every_import_of_the_project_is_a_direct_dependency():
