@@ -119,8 +119,8 @@ def headline(results: dict) -> str:
     return (
         f"{text}The blog's {BLOG_SPEEDUP}x is {holds}, with {row['accuracy']['value']:.1%} of the "
         f"test sentences labelled correctly; the student in FP32 has {rated['BERT-Mini']:.1%}, "
-        f"its teacher {rated['Teacher']:.1%}. All of it rests on {told['labels']} labels: "
-        f"compared with the same student trained on these alone, distillation brings {points}."
+        f"its teacher {rated['Teacher']:.1%}. Over the student on {told['labels']} gold labels "
+        f"alone, distillation brings {points}."
     )
 
 
