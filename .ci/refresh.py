@@ -106,7 +106,7 @@ def add_results(source: Path, folder: Path) -> Path:
 
 def machines_table(folder: Path) -> str:
     """The machines whose results lie in a folder, on one thread each, as Markdown."""
-    heads = ["machine", "instructions", "BERT-Base, PyTorch, ms", "student, FP32, ms"]
+    heads = ["machine", "instructions", "BERT-Base, PyTorch, ms", "student, OpenVINO FP32, ms"]
     heads += ["student, fastest INT8, ms", "times BERT-Base", "times FP32"]
     table = [heads]
     for path in sorted(folder.glob("*.json")):

@@ -190,7 +190,7 @@ def plot_frontier(
     for axes, (title, shown) in zip(both, panels.items(), strict=True):
         points = [_point(row) for row in shown if row["accuracy"]]
         where = f"{title}: " if blog else ""
-        axes.set(xlabel=f"{where}median latency, batch 1 (ms); area: size")
+        axes.set(xlabel=f"{where}latency, batch 1 (ms); area: size")
         _draw_models(axes, points, label)
         said.append(_in_words(f"Accuracy against latency, {title}", _models(points)))
     both[0].set(ylabel=f"accuracy (%), ours with {_SURE}")
@@ -208,7 +208,7 @@ def _point(row: Mapping) -> dict:
     point = {"name": row["name"], "megabytes": row["size_mb"] or 1, "empty": row.get("empty")}
     latency, accuracy = row["latency_ms"], row["accuracy"]
     if isinstance(latency, Mapping):
-        point |= {"milliseconds": latency["p50"], "colour": row_colour(row)}
+        point |= {"milliseconds": latency["typical"], "colour": row_colour(row)}
     else:  # of the blog
         point |= {"milliseconds": latency, "colour": COLOURS["blog"]}
     if isinstance(accuracy, Mapping):

@@ -1,9 +1,10 @@
 """Latency on the CPU: the rows of a table timed in interleaved rounds.
 
 A round gives every row a block of calls, in a shuffled order, on the same sentences. A slow spell
-of the machine then falls on all rows alike. Rows of one runtime share a process that loads each
-model once; a row with `isolate` has one of its own. The rounds end when the ratios that matter are
-known narrowly enough. No library does this: benchmark tools time one row after another.
+of the machine then falls on all rows, though not on all by the same factor. Rows of one runtime
+share a process that loads each model once; a row with `isolate` has one of its own. The rounds end
+when the ratios that matter are known narrowly enough. No library does this: benchmark tools time
+one row after another.
 """
 
 import contextlib
