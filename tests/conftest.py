@@ -3,8 +3,6 @@
 Also an index for pip that is a folder, with wheels made on the spot.
 """
 
-import hashlib
-import io
 import os
 import zipfile
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from helpers.data import LABELS, tokenize
+from helpers.data import tokenize
 from helpers.export import export_onnx
 from helpers.training import load_classifier, load_tokenizer, untrained_classifier
 from helpers.tutorial.profile import ROOT, load_profile
@@ -41,8 +39,6 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def tiny_model(tiny_architecture):
     model = untrained_classifier(tiny_architecture, seed=3)
-    model.config.id2label = dict(enumerate(LABELS))
-    model.config.label2id = {label: i for i, label in enumerate(LABELS)}
     for parameter in model.parameters():
         parameter.data.mul_(3)  # logits far enough from 0 to have labels worth comparing
     return model
@@ -77,22 +73,19 @@ def encoded(tokenizer) -> Dataset:
     return tokenize(Dataset.from_dict({"sentence": SENTENCES * 8}), tokenizer, 64)
 
 
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def wheel(name: str, members: dict[str, bytes]) -> tuple[str, bytes]:
-    """A wheel's file name and content."""
+def wheel(folder: Path, name: str, members: dict[str, bytes]) -> Path:
+    """Write a wheel to a folder; returns its path."""
     info = f"{name}-1.0.dist-info"
     own = {
         "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
         "WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "RECORD": b"",
     }
-    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
-        for path, content in (members | {f"{info}/{n}": c for n, c in own.items()}).items():
-            archive.writestr(path, content)
-    return f"{name}-1.0-py3-none-any.whl", buffer.getvalue()
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in (members | {f"{info}/{n}": c for n, c in own.items()}).items():
+            archive.writestr(member, content)
+    return path
 
 
 @pytest.fixture

@@ -35,22 +35,6 @@ def test_a_command_of_the_documentation_is_understood(command):
     assert commands._parser().parse_args(arguments).command in commands.COMMANDS
 
 
-@pytest.mark.parametrize("started", [["-m", "helpers.classify"], [".ci/packages.py"]])
-def test_what_is_started_by_its_own_name_has_help(started):
-    command = [sys.executable, *started, "--help"]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
-
-
-def test_help_needs_no_package():
-    """The command line starts where nothing is installed yet."""
-    code = "import sys; sys.path.insert(0, '.'); sys.argv = ['x', 'help']; "
-    code += "from helpers.tutorial.__main__ import main; main()"
-    command = [sys.executable, "-S", "-I", "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "run" in done.stdout
-
-
 def fake_python(folder: Path, name: str, version: str, *, venv: bool = True) -> Path:
     """A program that answers as set-up asks an interpreter."""
     path, status = folder / name, 0 if venv else 1
@@ -86,8 +70,3 @@ def test_a_mirror_decides_which_torch_comes(monkeypatch):
 def test_pips_own_errors_are_shown_whole(index):
     with pytest.raises(setup.SetupError, match=r"(?s)no-such-package.*could not install"):
         setup._pip_install(Path(sys.executable), "--dry-run", "no-such-package==1.0")
-
-
-def test_messages_print_the_readers_command():
-    shown = setup.shown("run", FROM="03", SET="name=trial seed=7", PROFILE="")
-    assert shown.endswith('-m helpers.tutorial run --from 03 --set "name=trial seed=7"')

@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 
 from helpers.tutorial.profile import ROOT, load_profile
 from helpers.tutorial.steps import Step
-from tests.test_own_data import SMALL, write_reviews
+from tests.test_own_data import small_run, write_reviews
 
 STEPS = ("01", "02", "03")
 KILLS = int(os.environ.get("KILLS", "8"))
@@ -45,29 +44,22 @@ def logits(folder) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_what_is_killed_at_random_ends_as_what_is_not(tmp_path, monkeypatch):
+def test_what_is_killed_at_random_ends_as_what_is_not(tmp_path):
     write_reviews(tmp_path / "mine.csv")
-    monkeypatch.setenv("PROFILE", "smoke")
     rng = random.Random(seed := random.SystemRandom().randrange(10**6))
-    whole, killed = (ROOT / f"artifacts/test-{os.getpid()}-{n}" for n in ("whole", "killed"))
-    settings = f"data.source={tmp_path / 'mine.csv'} {SMALL} {CHECKPOINTS}"
-    try:
-        monkeypatch.setenv("SET", f"name={whole.name} {settings}")
+    with small_run(tmp_path / "mine.csv", "whole", CHECKPOINTS) as whole:
         began = time.monotonic()
         status, errors = run_for(None)
         assert status == 0, errors
-        seconds = time.monotonic() - began
-        monkeypatch.setenv("SET", f"name={killed.name} {settings}")
+        seconds, before = time.monotonic() - began, logits(whole)
+    with small_run(tmp_path / "mine.csv", "killed", CHECKPOINTS) as killed:
         moments = [rng.uniform(0.05, 0.4) * seconds for _ in range(KILLS)]
         ended = [run_for(moment) for moment in moments]
         print(f"seed {seed}: {seconds:.0f} s, killed {ended.count(None)} times")
         assert run_for(None)[0] == 0
         assert ended.count(None) > 1 and Step("03", load_profile()).fault() is None
         assert not [path for path in (killed / ".saving").iterdir() if path.is_dir()]
-        before, after = logits(whole), logits(killed)
-        assert before.keys() == after.keys()
-        for name, values in before.items():
-            np.testing.assert_array_equal(after[name], values, err_msg=name)
-    finally:
-        for folder in (whole, killed):
-            shutil.rmtree(folder, ignore_errors=True)
+        after = logits(killed)
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values, err_msg=name)

@@ -8,16 +8,11 @@ import nbformat
 import pytest
 
 from helpers.tutorial.profile import ROOT
-from helpers.tutorial.run import DEEPER, MAIN_LINE
+from helpers.tutorial.run import MAIN_LINE
 from helpers.tutorial.steps import NOTEBOOKS
 from tests.solutions import solutions, with_solutions
 
 PATHS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-MAIN = [path for path in PATHS if path.name[:2] in MAIN_LINE]
-
-
-def read(path):
-    return nbformat.read(path, as_version=4)
 
 
 def code_cells(notebook):
@@ -47,13 +42,9 @@ def path(request):
 
 @pytest.fixture
 def notebook(path):
-    loaded = read(path)
+    loaded = nbformat.read(path, as_version=4)
     nbformat.validate(loaded)
     return loaded
-
-
-def test_the_main_line_and_the_deeper_notebooks_are_there():
-    assert [path.name[:2] for path in PATHS] == [*MAIN_LINE, *DEEPER]
 
 
 def test_it_was_run_in_order_without_errors(notebook):
@@ -63,14 +54,7 @@ def test_it_was_run_in_order_without_errors(notebook):
     assert "error" not in kinds
 
 
-def has_run(path, notebook) -> bool:
-    """Whether it holds outputs; a deeper notebook may still wait for its committed run."""
-    return path in MAIN or any(cell.outputs for cell in code_cells(notebook))
-
-
-def test_its_outputs_are_those_of_the_default_profile(path, notebook):
-    if not has_run(path, notebook):
-        pytest.skip("not part of the committed run yet")
+def test_its_outputs_are_those_of_the_default_profile(notebook):
     said = "".join(text for cell in code_cells(notebook)[:2] for text in texts(cell))
     assert re.search(r"^profile +default\b", said, re.MULTILINE)
 
@@ -80,10 +64,10 @@ def test_it_opens_with_what_it_needs(path, notebook):
     assert opening.startswith(f"# {int(path.name[:2])}. ")
     for row in ("You learn", "Reads", "Writes", "Takes"):
         assert f"| {row} |" in opening
-    if path.name[:2] in DEEPER:
+    if path.name[:2] not in MAIN_LINE:
         assert "ptional" in opening.split("\n\n")[1]
     first, second = code_cells(notebook)[:2]
-    hosted = {"hosted"} if path in MAIN else set()
+    hosted = {"hosted"} if path.name[:2] in MAIN_LINE else set()
     assert tags(first) == {"parameters"} | hosted
     assert re.search('^PROFILE = ""', first.source, re.MULTILINE)
     assert f'start("{path.name[:2]}"' in "".join(second.source.split()).replace("(\n", "(")
@@ -96,11 +80,9 @@ def test_its_code_is_plain(notebook):
         assert "helpers.tutorial" not in cell.source or "hosted" in tags(cell)
 
 
-def test_it_ends_with_checks_that_hold(path, notebook):
+def test_it_ends_with_checks_that_hold(notebook):
     last = code_cells(notebook)[-1]
     assert tags(last) == {"look", "nbval-check-output"}
-    if not has_run(path, notebook):
-        pytest.skip("not part of the committed run yet")
     said = "".join(o.text for o in last.outputs if o.get("name") == "stdout")
     assert said and all(line.endswith(": True") for line in said.splitlines()), said
 
@@ -108,7 +90,7 @@ def test_it_ends_with_checks_that_hold(path, notebook):
 def test_its_exercises_have_collapsed_solutions_that_check_themselves(path, notebook):
     found, text = solutions(notebook), "\n".join(prose(notebook))
     assert len(found) == len(re.findall(r"^\*\*\d\.\*\* ", text, re.M)) == text.count("<details>")
-    assert len(found) == 3 or path not in MAIN
+    assert len(found) == 3 or path.name[:2] not in MAIN_LINE
     for code in found:
         assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(code))), code
     whole = with_solutions(path)
@@ -124,8 +106,8 @@ def test_it_carries_no_path_of_one_machine(notebook):
             assert str(ROOT) not in text
 
 
-def test_every_picture_is_described(path, notebook):
-    for cell in code_cells(notebook) if has_run(path, notebook) else ():
+def test_every_picture_is_described(notebook):
+    for cell in code_cells(notebook):
         pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
         assert len(pictures) >= len(re.findall(r"lesson\.(show|add_point)\(", cell.source))
         assert all(len(output.metadata["image/png"]["alt"]) > 40 for output in pictures)
@@ -133,9 +115,10 @@ def test_every_picture_is_described(path, notebook):
         assert len(alt) > 40 and (NOTEBOOKS / file).exists(), file
 
 
-@pytest.mark.parametrize("path", MAIN, ids=lambda path: path.stem)
-def test_a_lesson_of_the_main_line_is_lean(path):
-    cells, text = code_cells(read(path)), "\n".join(prose(read(path)))
+def test_a_lesson_of_the_main_line_is_lean(path, notebook):
+    if path.name[:2] not in MAIN_LINE:
+        return
+    cells, text = code_cells(notebook), "\n".join(prose(notebook))
     lines = [len(cell.source.splitlines()) for cell in cells]
     body = ast.parse(cells[1].source).body
     imports = [node.end_lineno for node in body if isinstance(node, ast.Import | ast.ImportFrom)]

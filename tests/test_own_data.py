@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from contextlib import contextmanager
 
 import nbformat
 import numpy as np
@@ -84,14 +85,23 @@ def test_three_classes_go_from_a_csv_to_a_classifier(tmp_path, tokenizer):
         assert all(probability > 1 / 3 for _, probability in answers)
 
 
+@contextmanager
+def small_run(source, name, more=""):
+    """Set PROFILE and SET for a run on a file of sentences; its folder goes afterwards."""
+    folder = ROOT / "artifacts" / f"test-{os.getpid()}-{name}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROFILE", "smoke")
+        patch.setenv("SET", f"name={folder.name} data.source={source} {SMALL} {more}")
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
-def own_run(tmp_path, monkeypatch):
-    """The folder of a run on sentences of one's own, in `mine.csv`; it goes afterwards."""
-    folder = ROOT / "artifacts" / f"test-{os.getpid()}"
-    monkeypatch.setenv("PROFILE", "smoke")
-    monkeypatch.setenv("SET", f"name={folder.name} data.source={tmp_path / 'mine.csv'} {SMALL}")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+def own_run(tmp_path):
+    with small_run(tmp_path / "mine.csv", "own") as folder:
+        yield folder
 
 
 @pytest.mark.slow

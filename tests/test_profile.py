@@ -53,25 +53,3 @@ def test_a_wrong_change_is_named(monkeypatch, changes, complaint):
     monkeypatch.setenv("SET", changes)
     with pytest.raises(ProfileError, match=complaint):
         load_profile("default")
-
-
-def test_references_are_found_by_their_full_names(monkeypatch):
-    monkeypatch.setenv("SET", "student.gold.start=hf://org/gold distillation.generation.model=''")
-    profile = load_profile("blog-train")
-    assert profile.references("student", "distillation", "seed") == {
-        "student.checkpoint": profile.student.checkpoint,
-        "student.gold.start": "hf://org/gold",
-    }
-    assert "pretraining.hidden_states.model" in profile.references()
-
-
-def test_the_blog_profiles_hold_what_the_blog_did():
-    blog, train = load_profile("blog"), load_profile("blog-train")
-    assert blog.teacher.training.epochs == blog.student.gold.epochs == 0
-    assert blog.student.distil.epochs == 0 and blog.baseline.weights == "teacher"
-    theirs = train.student.distil
-    assert (theirs.learning_rate, theirs.batch_size, theirs.epochs) == (6e-5, 128, 7)
-    assert (theirs.weight_decay, theirs.warmup, train.max_length) == (0.01, 0, 64)
-    mini = load_profile("default").student.architecture
-    assert tuple(mini.model_dump().values()) == (4, 256, 4, 1024, 30522)
-    assert blog.student.architecture == train.student.architecture == mini

@@ -1,12 +1,12 @@
+"""What notebook 4 does not check of INT8 models: refusals, working files, the other quantizers."""
+
 import numpy as np
 import onnx
 import openvino as ov
 import pytest
-from onnxruntime.quantization import QuantFormat
 
 from helpers.compat import neural_compressor
-from helpers.environment import has_int8_products
-from helpers.export import operator_counts, size_mb
+from helpers.export import operator_counts
 from helpers.quantization import (
     CalibrationLoader,
     graph_logits,
@@ -23,11 +23,6 @@ def calibration(encoded):
     return CalibrationLoader(encoded.select(range(6)))
 
 
-@pytest.fixture(scope="module")
-def fp32(tiny_onnx, encoded):
-    return runtime_logits("onnxruntime", tiny_onnx, encoded)
-
-
 def quantize(path, calibration, **arguments):
     config = neural_compressor.config
     settings = config.PostTrainingQuantConfig(
@@ -40,23 +35,15 @@ def quantize(path, calibration, **arguments):
     return fit(str(path), settings, calib_dataloader=calibration, **arguments)
 
 
-def near(values, expected):
-    return np.corrcoef(values.ravel(), expected.ravel())[0, 1] > 0.9
-
-
-def test_static_quantization_gives_integer_operators(
-    tiny_onnx, calibration, encoded, fp32, tmp_path, monkeypatch
+def test_what_is_saved_is_what_was_tried_and_no_working_files_stay(
+    tiny_onnx, calibration, encoded, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     with tuning_log():
         quantized = quantize(tiny_onnx, calibration)
     save_quantized(quantized, tmp_path / "int8.onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]  # and no working files
-    assert operator_counts(tmp_path / "int8.onnx")["QLinearMatMul"] >= 8
-    assert size_mb(tmp_path / "int8.onnx") < size_mb(tiny_onnx)
+    assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
     int8 = runtime_logits("onnxruntime", tmp_path / "int8.onnx", encoded)
-    if has_int8_products():  # else sums of products overflow 16 bits, in the runtime
-        assert near(int8, fp32)
     np.testing.assert_array_equal(graph_logits(quantized, encoded), int8)
 
 
@@ -70,17 +57,16 @@ def test_a_criterion_that_cannot_be_met_ends_in_a_clear_error(tiny_onnx, calibra
     assert not (tmp_path / "int8.onnx").exists()
 
 
-@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
-def test_both_formats_run_on_integers(form, tiny_onnx, calibration, tmp_path):
-    path = tmp_path / "int8.onnx"
-    quantize_with_onnxruntime(tiny_onnx, path, calibration, quant_format=QuantFormat[form])
-    running = operator_counts(path, optimised=True)
+def test_other_quantizers_leave_no_product_in_fp32_and_keep_the_logits(
+    tiny_onnx, calibration, encoded, tmp_path
+):
+    quantize_with_onnxruntime(tiny_onnx, tmp_path / "own.onnx", calibration)
+    running = operator_counts(tmp_path / "own.onnx", optimised=True)
     assert running["QLinearMatMul"] >= 12 and running["MatMul"] == 0
-
-
-def test_nncf_quantizes_for_both_runtimes(tiny_onnx, calibration, encoded, fp32, tmp_path):
-    onnx.save(quantize_with_nncf(onnx.load(tiny_onnx), calibration), tmp_path / "int8.onnx")
-    assert near(runtime_logits("onnxruntime", tmp_path / "int8.onnx", encoded), fp32)
+    onnx.save(quantize_with_nncf(onnx.load(tiny_onnx), calibration), tmp_path / "nncf.onnx")
     model = quantize_with_nncf(ov.Core().read_model(tiny_onnx), calibration)
-    ov.save_model(model, tmp_path / "int8.xml", compress_to_fp16=False)
-    assert near(runtime_logits("openvino", tmp_path / "int8.xml", encoded), fp32)
+    ov.save_model(model, tmp_path / "nncf.xml", compress_to_fp16=False)
+    fp32 = runtime_logits("onnxruntime", tiny_onnx, encoded)
+    for runtime, name in (("onnxruntime", "nncf.onnx"), ("openvino", "nncf.xml")):
+        int8 = runtime_logits(runtime, tmp_path / name, encoded)
+        assert np.corrcoef(int8.ravel(), fp32.ravel())[0, 1] > 0.9

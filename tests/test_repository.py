@@ -1,6 +1,5 @@
 """What the repository ships fits together: pins, lock, environment, checkpoint, README."""
 
-import ast
 import hashlib
 import os
 import re
@@ -10,71 +9,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-import torch
-from packaging.requirements import Requirement
 
-from helpers.training import load_classifier, load_tokenizer
 from helpers.tutorial import report
-from helpers.tutorial.profile import ROOT, load_profile
+from helpers.tutorial.profile import ROOT
 from helpers.tutorial.steps import NOTEBOOKS
-
-BERT_MINI = ROOT / "checkpoints/bert-mini"
-
-
-def direct_pins() -> dict[str, str]:
-    pins = {}
-    for name in ("requirements.txt", "requirements-no-deps.txt"):
-        lines = (ROOT / name).read_text().splitlines()
-        for requirement in (Requirement(line) for line in lines if re.match(r"[a-z]", line)):
-            (specifier,) = requirement.specifier
-            assert specifier.operator == "==", requirement
-            pins[requirement.name.lower().replace("_", "-")] = specifier.version
-    return pins
 
 
 def test_the_locks_hold_every_direct_pin_with_hashes():
+    pins = (ROOT / "requirements.txt").read_text() + (ROOT / "requirements-no-deps.txt").read_text()
     text = "".join((ROOT / f"requirements{part}.lock").read_text() for part in ("", "-torch"))
-    locked = dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE))
-    assert direct_pins().items() <= locked.items()
+    locked = re.findall(r"^[\w.-]+==[\w.]+", text, re.MULTILINE)
+    assert set(re.findall(r"^[a-z].*", pins, re.MULTILINE)) <= set(locked)
     blocks = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
     assert len(blocks) > 100 and all("--hash=sha256:" in block for block in blocks)
     assert "://" not in text
     assert "telemetry" not in text  # openvino's sends usage statistics, unasked
 
 
-def test_every_import_of_the_project_is_a_direct_dependency():
-    modules = [path for path in ROOT.glob("helpers/**/*.py") if "engine_w" not in path.stem]
-    code = [path.read_text() for path in modules]
-    for path in ROOT.glob("notebooks/*.ipynb"):
-        code += [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    imported = set()
-    for node in (node for source in code for node in ast.walk(ast.parse(source))):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(node.module.partition(".")[0])
-    distributions = {"sklearn": "scikit-learn", "IPython": "ipykernel", "cpuinfo": "py-cpuinfo"}
-    ours = {*sys.stdlib_module_names, "helpers", "packaging", "ray", "torchao"}  # pip's; extras
-    wanted = {distributions.get(name, name).replace("_", "-") for name in imported - ours}
-    assert wanted <= set(direct_pins()), wanted - set(direct_pins())
-
-
-def test_the_checkpoint_is_the_one_its_card_describes_and_gives_a_known_output():
-    for folder in (BERT_MINI, BERT_MINI.with_name("bert-mini-mlm")):
+def test_the_checkpoints_are_those_that_their_cards_describe():
+    for folder in (ROOT / "checkpoints/bert-mini", ROOT / "checkpoints/bert-mini-mlm"):
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         assert digest in (folder / "README.md").read_text()
-    tokenizer = load_tokenizer(BERT_MINI)
-    pieces = ["[CLS]", "an", "un", "##watch", "##able", "film", "!", "[SEP]"]
-    encoded = tokenizer("An unwatchable film!", return_tensors="pt")
-    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"][0]) == pieces
-    model = load_classifier(BERT_MINI, load_profile("default").student.architecture).bert.eval()
-    with torch.inference_mode():
-        states = model(**encoded).last_hidden_state
-    assert states.shape == (1, len(pieces), 256)
-    known = torch.tensor([1.23413, -2.60879, 0.24394, -0.13749])  # on x86-64, FP32
-    torch.testing.assert_close(states[0, 0, :4], known, atol=2e-3, rtol=0)
 
 
 def test_the_links_of_the_documentation_lead_somewhere():

@@ -1,6 +1,5 @@
 """The runner, and the bundle of what it made, on small notebooks of their own."""
 
-import io
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ import psutil
 import pytest
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_notebook
-from rich.console import Console
 
 from helpers.tutorial import bundle, report, run, steps
 from helpers.tutorial.profile import ROOT, load_profile
@@ -126,8 +124,7 @@ def test_a_bundle_lets_anybody_enter_in_the_middle(quick, monkeypatch):
 
 
 def test_a_wheelhouse_is_a_clone_with_its_packages(project, index, monkeypatch, capsys):
-    name, content = wheel("tiny", {"tiny.py": b""})
-    (index / name).write_bytes(content)
+    name = wheel(index, "tiny", {"tiny.py": b""}).name
     monkeypatch.setattr(bundle, "package_arguments", lambda _: [["tiny"]])
     monkeypatch.setattr(bundle, "load_assets", dict)
     lesson(project, "01")  # it was not run
@@ -250,7 +247,6 @@ def test_several_processes_train_before_the_notebook_runs(project, monkeypatch):
 
 def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
     monkeypatch.setattr(run, "_SAMPLING_S", 1)
-    console = Console(file=io.StringIO(), force_terminal=True)
     children, used = [subprocess.Popen(["sleep", "60"]) for _ in range(4)], []
 
     def notebook():
@@ -258,8 +254,7 @@ def test_the_runner_hardly_takes_any_time_of_a_core(monkeypatch):
             time.sleep(seconds)
             used.append(time.process_time())
 
-    with console.status("01_a", refresh_per_second=0.5):
-        gigabytes = run._attend(notebook)
+    gigabytes = run._attend(notebook)
     for child in children:
         child.kill()
         child.wait()

@@ -43,9 +43,6 @@ def check(classifiers, sentences):
 @given(st.lists(st.one_of(ANY, WORDS), min_size=10, max_size=10))
 @example([*ODD, "[SEP]", "\u05d0\u05d1 \u0627\u0644", "\ud800"])
 @example(["\u2603" * 5])  # of unknown pieces alone
+@example([*LARGE, "a fine film"])
 def test_hundreds_of_texts_get_one_answer_each(classifiers, sentences):
     check(classifiers, sentences)
-
-
-def test_a_line_of_200_kilobytes_is_cut(classifiers):
-    check(classifiers, [*LARGE, "a fine film"])

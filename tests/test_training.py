@@ -22,7 +22,6 @@ from helpers.training import (
     load_classifier,
     load_tokenizer,
     predict_logits,
-    train_model,
     training_arguments,
     untrained_classifier,
 )
@@ -82,16 +81,6 @@ def test_stored_scores_are_the_scores(tiny_model, tokenizer, encoded):
         tiny_model, encoded.add_column("prediction", given), tokenizer, quick=True
     )
     assert scores.shape == (len(encoded), 2) and (scores == [7.0, 8.0]).all()
-
-
-def test_training_learns_and_predicts_in_fp32(tiny_architecture, tokenizer, few, tmp_path):
-    model = untrained_classifier(tiny_architecture, seed=0)
-    trainer = train_model(model, SETTINGS, few, tokenizer, name="test", folder=tmp_path, seed=0)
-    logits = predict_logits(trainer.model, few, tokenizer)
-    assert logits.argmax(1).tolist() == few["label"][:]
-    trainer.save_model(tmp_path / "saved")
-    again = load_classifier(tmp_path / "saved", tiny_architecture)
-    np.testing.assert_allclose(predict_logits(again, few, tokenizer), logits, atol=1e-5)
 
 
 def test_the_distillation_loss_equals_one_computed_by_hand():
