@@ -7,7 +7,6 @@ The modules of this folder are what lessons import; `helpers.bench` measures lat
 import inspect
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,17 +20,14 @@ class Lesson:
     """One notebook at work: its profile, its data, what it reads, and where its results go."""
 
     def __init__(self, step):
-        self._step = step
-        self.profile = step.profile
+        self._step, self.profile = step, step.profile
+        self.saving, self.resumable = step.saving, step.resumable  # see `Step`
 
     def data(self, *, labels: int | None = None, seed: int = 0) -> "DatasetDict":
         """The sentences: splits `labelled`, `unlabelled`, `dev` and `test`, see `load_data`."""
         from helpers.data import load_data
 
-        settings = self.profile.data
-        source = self.locate(settings.source)
-        train = self.locate(settings.train) if settings.train else None
-        return load_data(source, settings, train=train, labels=labels, seed=seed)
+        return load_data(self.profile.data, self.locate, labels=labels, seed=seed)
 
     def locate(self, reference: str) -> Path:
         """The file or folder that a reference of the profile stands for, fetched if need be."""
@@ -43,14 +39,6 @@ class Lesson:
     def path(self, name: str) -> Path:
         """Where a result called `name` lies."""
         return self._step.folder / name
-
-    def saving(self, name: str) -> AbstractContextManager[Path]:
-        """Give a path to write a result to; on success it takes its place as a whole."""
-        return self._step.saving(name)
-
-    def resumable(self, name: str) -> Path:
-        """A folder for what lets a killed training go on; another after a change of anything."""
-        return self._step.resumable(name)
 
     def show(self, figure: "Figure", name: str, alt: str = "") -> None:
         """Show a figure with its own alt text or `alt`, and keep it as SVG and PNG."""
@@ -114,6 +102,6 @@ def start(
         if fault := earlier.fault():
             raise StepError(fault)
     fetch(step.profile, *step.sections)
-    step.begin()
+    _ = step.stamp  # as the code is now
     print_environment(step.profile)
     return Lesson(step)

@@ -124,10 +124,8 @@ class Classifier:
 
 def _folder_of(path: Path) -> Path:
     """The folder with the labels and the tokenizer of a model."""
-    if path.is_dir():
-        candidates = [path]
-    else:
-        candidates = [path.parent, path.absolute().parent.parent, path.parent / "student"]
+    beside = [path.parent, path.absolute().parent.parent, path.parent / "student"]
+    candidates = [path] if path.is_dir() else beside
     for folder in candidates:
         if all((folder / name).is_file() for name in _DESCRIPTION):
             return folder

@@ -37,17 +37,14 @@ def _stand_ins() -> dict[str, types.ModuleType]:
     return {name: m for name, m in modules.items() if importlib.util.find_spec(name) is None}
 
 
-if not hasattr(onnx, "mapping"):
-    numbers = onnx.helper.get_all_tensor_dtypes()
-    to_numpy = {number: onnx.helper.tensor_dtype_to_np_dtype(number) for number in numbers}
-    onnx.mapping = types.SimpleNamespace(
-        TENSOR_TYPE_TO_NP_TYPE=to_numpy,
-        NP_TYPE_TO_TENSOR_TYPE={kind: number for number, kind in to_numpy.items()},
-    )
-
+numbers = onnx.helper.get_all_tensor_dtypes()
+to_numpy = {number: onnx.helper.tensor_dtype_to_np_dtype(number) for number in numbers}
+onnx.mapping = types.SimpleNamespace(
+    TENSOR_TYPE_TO_NP_TYPE=to_numpy,
+    NP_TYPE_TO_TENSOR_TYPE={kind: number for number, kind in to_numpy.items()},
+)
 sys.modules.update(absent := _stand_ins())
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # where setuptools still has pkg_resources, it warns
+with warnings.catch_warnings(action="ignore"):  # where setuptools has pkg_resources, it warns
     import neural_compressor
     import neural_compressor.config
     import neural_compressor.quantization

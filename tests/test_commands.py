@@ -49,10 +49,10 @@ def test_set_up_finds_a_python_that_fits_or_says_what_is_wrong(tmp_path, monkeyp
     monkeypatch.setattr(setup.sys, "executable", str(tmp_path / "missing"))
     monkeypatch.setattr(setup, "_python_through_uv", lambda version: None)
     fake_python(tmp_path, "python3", "3.9")
-    with pytest.raises(setup.SetupError, match=r"python3 is 3\.9"):
+    with pytest.raises(setup.TutorialError, match=r"python3 is 3\.9"):
         setup.find_python()
     fake_python(tmp_path, "python3.12", "3.12", venv=False)
-    with pytest.raises(setup.SetupError, match=r"apt install python3\.12-venv"):
+    with pytest.raises(setup.TutorialError, match=r"apt install python3\.12-venv"):
         setup.find_python()
     fits = fake_python(tmp_path, "python3.13", "3.13")
     assert setup.find_python() == str(fits)
@@ -68,5 +68,5 @@ def test_a_mirror_decides_which_torch_comes(monkeypatch):
 
 
 def test_pips_own_errors_are_shown_whole(index):
-    with pytest.raises(setup.SetupError, match=r"(?s)no-such-package.*could not install"):
+    with pytest.raises(setup.TutorialError, match=r"(?s)no-such-package.*could not install"):
         setup._pip_install(Path(sys.executable), "--dry-run", "no-such-package==1.0")

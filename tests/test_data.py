@@ -39,9 +39,9 @@ def write_csv(path, rows):
     pd.DataFrame(rows, columns=["sentence", "label"]).to_csv(path, index=False)
 
 
-def load(source, *, train=None, labels=0, seed=0, **changes):
+def load(source, *, labels=0, seed=0, **changes):
     settings = load_profile("default").data.model_copy(update={"source": str(source), **changes})
-    return load_data(source, settings, train=train, labels=labels, seed=seed)
+    return load_data(settings, Path, labels=labels, seed=seed)
 
 
 def test_no_sentence_is_in_two_splits_however_it_is_written_and_contradictions_are_dropped():
@@ -67,7 +67,7 @@ def test_the_default_data_is_what_the_readme_says():
     rated = dict(rows := read_movie_reviews(locate(settings.source) / "sentences.tsv"))
     assert len(rows) == 10_605
     assert all(-4 <= rating <= 4 for rating in rated.values())
-    data = load_data(locate(settings.source), settings)
+    data = load_data(settings, locate)
     assert class_names(data) == LABELS and data["test"].num_rows >= 2_000
     for row in data["dev"]:
         assert row["label"] == int(rated[row["sentence"]] > 0)
@@ -125,7 +125,7 @@ def test_published_splits_are_kept_less_what_is_held_out(tmp_path):
     assert data["test"]["label"][:] == [i % 2 for i in range(40)]
     assert set(data["labelled"]["sentence"]) == {f"train {i}" for i in range(200)}
     write_csv(tmp_path / "phrases.csv", [*some(50, "phrase"), ("dev 1", 0)])
-    other = load(tmp_path / "mine", train=tmp_path / "phrases.csv")
+    other = load(tmp_path / "mine", train=str(tmp_path / "phrases.csv"))
     assert set(other["labelled"]["sentence"]) == {f"phrase {i}" for i in range(50)}
 
 
@@ -177,9 +177,12 @@ def test_few_keep_their_label_and_the_others_are_text_alone(tmp_path):
 )
 def test_classes_may_be_many_and_keep_their_order(tmp_path, named, classes):
     rows = [(f"film {i}", named[i % len(named)]) for i in range(300)]
-    write_csv(tmp_path / "mine.csv", [*rows, ("NA", named[0])])
+    (tmp_path / "mine").mkdir()
+    for path in (tmp_path / "mine/train.csv", tmp_path / "mine.csv"):
+        write_csv(path, [*rows, ("NA", named[0])])
     # "NA" and "null" are words, which pandas takes for nothing
-    assert load_labelled(tmp_path / "mine.csv")["train"][-1] == ("NA", named[0])
+    for path in (tmp_path / "mine", tmp_path / "mine.csv"):
+        assert load_labelled(path)["train"][-1] == ("NA", named[0])
     data = load(tmp_path / "mine.csv")
     assert class_names(data) == classes
     for split in ("labelled", "dev", "test"):

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -64,7 +65,7 @@ def test_three_classes_go_from_a_csv_to_a_classifier(tmp_path, tokenizer):
     write_reviews(tmp_path / "mine.csv", 240)
     settings = load_profile("default")
     own = settings.data.model_copy(update={"source": str(tmp_path / "mine.csv")})
-    data = load_data(tmp_path / "mine.csv", own)
+    data = load_data(own, Path)
     names = class_names(data)
     assert names == ("complaint", "praise", "question")
     encoded, student = tokenize(data, tokenizer, 64), settings.student

@@ -16,8 +16,8 @@ LOSSES = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": "0.5"}]
 BLOG = [{"name": "blog's row", "latency_ms": 3.0, "accuracy": 0.92, "size_mb": 40.0}]
 
 
-def row(name, model, ms, accuracy):
-    row = {"name": name, "model": model, "size_mb": 40.0, "latency_ms": {"typical": ms}}
+def row(name, family, ms, accuracy):
+    row = {"name": name, "family": family, "size_mb": 40.0, "latency_ms": {"typical": ms}}
     return row | {"accuracy": accuracy and {"value": accuracy, "ci95": [0.8, 1.0]}}
 
 
@@ -26,11 +26,11 @@ def point(name, step="02", milliseconds=2.0):
     return {"step": step, "name": name} | numbers
 
 
-ROWS = [row("a", "BERT-Base", 40.0, 0.9), row("b", "mine", 1.0, 0.9), row("c", "mine", 0.5, None)]
+ROWS = [row("a", "baseline", 40.0, 0.9), row("b", "other", 1.0, 0.9), row("c", "other", 0.5, None)]
 FIGURES = {
     "curve": (plots.plot_learning_curve(LOSSES, ylabel="x"), "from 2.000 to 0.500"),
     "nothing trained": (plots.plot_learning_curve([], ylabel="x"), "nothing was trained"),
-    "accuracies": (plots.plot_accuracies({"a": ACCURACY}), "a: 90 (88 to 92)"),
+    "accuracies": (plots.plot_accuracies({"a": ACCURACY}, {}), "a: 90 (88 to 92)"),
     "lines": (
         plots.plot_lines(CURVES, xlabel="labels", ylabel="%", scale=100, log_y=True),
         "% by labels: a: 90 at 200, 90 at 500; one: 90 at 500.",

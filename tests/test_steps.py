@@ -216,7 +216,7 @@ def test_a_changed_loss_does_not_go_on_from_the_checkpoints_of_the_old_one(proje
 
 def test_code_that_changes_while_a_notebook_runs_makes_its_results_stale(project):
     running = step(project)
-    running.begin()
+    _ = running.stamp
     edit(project / "notebooks/01_a.ipynb", "mse", "cosine")
     make(project, running=running)
     assert "other cells" in step(project).fault()

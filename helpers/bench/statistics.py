@@ -15,7 +15,7 @@ from scipy.stats import bootstrap
 from helpers.metrics import Interval
 
 if TYPE_CHECKING:
-    from helpers.tutorial.profile import Architecture
+    from helpers.tutorial.profile import Section
 
 
 @dataclass
@@ -59,21 +59,20 @@ def decompose(timings: Mapping[str, Timings], chain: Mapping[str, str]) -> dict[
     `chain` maps each row to the step that leads to it; the first row's is not read. Where a row
     was not timed, its step is counted together with the next; of a single row there are none.
     """
-    factors, waiting, before = {}, [], ""
+    factors, waiting, timed = {}, [], []
     for name, step in chain.items():
         waiting.append(step)
-        if name not in timings:
-            continue
-        if before:
-            factors[" + ".join(waiting)] = speedup(timings[before], timings[name])
-        waiting, before = [], name
-    first = next((name for name in chain if name in timings), before)
-    if first == before:
-        return {}
-    return factors | {"in all": speedup(timings[first], timings[before])}
+        if name in timings:
+            if timed:
+                factors[" + ".join(waiting)] = speedup(timings[timed[-1]], timings[name])
+            waiting = []
+            timed.append(name)
+    if factors:
+        factors["in all"] = speedup(timings[timed[0]], timings[timed[-1]])
+    return factors
 
 
-def count_operations(shape: "Architecture", length: int, *, first_token_only: bool = False) -> int:
+def count_operations(shape: "Section", length: int, *, first_token_only: bool = False) -> int:
     """Operations in the matrix products of a BERT classifier on one sentence of `length` tokens.
 
     A multiplication and an addition are two. Per layer: four projections (hidden x hidden) and two

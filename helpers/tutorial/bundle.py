@@ -1,10 +1,6 @@
 """What a workshop hands out: finished results to start from, and all that works with no network.
 
-`bundle` gathers the results of a finished run, so that anybody enters at any notebook with real
-numbers. `wheelhouse` gathers the repository, the packages, the archives of data and weights, and
-the bundle where there is one; set-up uses `wheels/` in place of the network where it lies beside
-the Makefile. Wheels are for one kind of machine and one Python: gather on each kind into the same
-folder. PROFILE and SET count as in a run.
+docs/workshop.md says how to use them. PROFILE and SET count as in a run.
 """
 
 import platform
@@ -56,7 +52,10 @@ def bundle(target: Path) -> None:
 
 
 def wheelhouse(target: Path) -> None:
-    """Gather into the folder all that run, test and lab need."""
+    """Gather into the folder all that run, test and lab need: `wheels/` stands for the network.
+
+    Wheels are for one kind of machine and one Python: gather on each kind into the same folder.
+    """
     wheels = target / "wheels"
     try:
         _copy(_tracked_files(), target)

@@ -1,11 +1,9 @@
 """Profiles: everything that differs between two runs, declared together and checked on loading.
 
-A profile is a TOML file in `profiles/`. It holds data, models, architectures and hyperparameters;
-no code asks for a profile's name. The default profile is the schema: `default.toml` states every
-setting with its meaning, and a setting's type follows from the value there. Another profile may
-`extend` it and state only what differs, and the environment variable SET changes single settings
-for one run: `SET="name=trial seed=7 teacher.frozen_layers=0"`. Neither can add a setting. Results
-go by the profile's name, so a trial with a name of its own leaves the others alone.
+A profile is a TOML file in `profiles/`; no code asks for its name. The default profile is the
+schema: `default.toml` states every setting with its meaning, and a setting's type follows from the
+value there. Another profile may `extend` it, and the environment variable SET changes single
+settings for one run: `SET="name=trial seed=7 teacher.frozen_layers=0"`. Neither can add a setting.
 """
 
 import json

@@ -1,8 +1,7 @@
 """Run notebooks in order: fresh ones are skipped, what stops a run says how to resume it.
 
-`run_steps` is what `make run` and `make deeper` call. A notebook's executed copy, with its outputs,
-lies in `artifacts/<profile>/executed/`, what its cells write in `run.log`, its minutes and memory
-in `times.json`.
+A notebook's executed copy, with its outputs, lies in `artifacts/<profile>/executed/`, what its
+cells write in `run.log`, its minutes and memory in `times.json`.
 """
 
 import asyncio

@@ -37,10 +37,6 @@ class TutorialError(RuntimeError):
     """Something that the reader can mend; the message says how."""
 
 
-class SetupError(TutorialError):
-    """The environment cannot be made."""
-
-
 def shown(command: str, **options: str) -> str:
     """The command as the reader types it, on every system.
 
@@ -99,7 +95,7 @@ def prepare_engine() -> None:
     if mark.exists() and mark.stat().st_mtime > wanted.stat().st_mtime:
         return
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise SetupError("the blog's engine is for Linux on x86-64 alone: its row is left out")
+        raise TutorialError("the blog's engine is for Linux on x86-64 alone: its row is left out")
     _use_what_is_at_hand()
     _make_venv(find_python(ENGINE_VERSIONS, fetched="3.11"), engine)
     _pip_install(_python_of(engine), *_HASHED, str(wanted))
@@ -131,7 +127,7 @@ def find_python(
     """An interpreter of one of `versions` that can make a virtual environment.
 
     It is `named`, or else this one, or one on the PATH, or the version `fetched` through uv.
-    SetupError says what to install.
+    TutorialError says what to install.
     """
     commands = [[sys.executable], ["python3"], *([f"python{v}"] for v in versions), ["python"]]
     if os.name == "nt":
@@ -148,7 +144,7 @@ def find_python(
             there = f"{command[0]} is {version}"
     if not named and (path := _python_through_uv(fetched)):
         return path
-    raise SetupError(
+    raise TutorialError(
         lacks
         or f"Python {', '.join(versions[:-1])} or {versions[-1]} is needed; {there}. "
         f"Install one, or uv, which brings one, or name one: PYTHON=/path/to/python{fetched}"
@@ -193,7 +189,7 @@ def _use_what_is_at_hand() -> None:
 
 def _make_venv(base: str, target: Path) -> None:
     if subprocess.run([base, "-m", "venv", "--clear", str(target)]).returncode:
-        raise SetupError(f"{target} cannot be made: copy the folder to a disk of its own")
+        raise TutorialError(f"{target} cannot be made: copy the folder to a disk of its own")
 
 
 def _pip_install(python: Path, *arguments: str) -> None:
@@ -213,7 +209,7 @@ def _pip_install(python: Path, *arguments: str) -> None:
         hint = "wheels/ lacks what this machine and Python need: gather it on one of its kind "
         hint += f"({shown('wheelhouse')}), or remove wheels/ to install from the network"
         reason = hint if (ROOT / "wheels").is_dir() else "pip could not install what is needed"
-        raise SetupError("".join(said[first:]) + reason)
+        raise TutorialError("".join(said[first:]) + reason)
 
 
 def _python_of(environment: Path) -> Path:

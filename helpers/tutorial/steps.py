@@ -1,11 +1,8 @@
 """Steps: what each notebook is made from, and whether what it left behind still fits.
 
-A step is a notebook. Its stamp says all that decides its results: the settings it reads, the helper
-modules it imports, its own cells, the versions of the packages, what the settings' references stand
-for, and the results of the steps it reads. What a step makes lies in `artifacts/<profile>/`;
-`steps/<number>.json` beside it records under which stamp, and the SHA-256 of each result. A step is
-fresh while its stamp is the same and its results are as they were written. Cells tagged `look`
-only show, and are no part of the stamp.
+A step is a notebook; docs/architecture.md says what its stamp is made of. What a step makes lies in
+`artifacts/<profile>/`; `steps/<number>.json` beside it records under which stamp, and the SHA-256
+of each result. A step is fresh while its stamp and its results are as they were.
 """
 
 import ast
@@ -85,11 +82,6 @@ class Step:
         if not any(re.fullmatch(r"(\w+\.)*profile", argument) for argument in given):
             fields &= _ALWAYS_READ.union(re.findall(r"\bprofile\.(\w+)", code))
         return sorted(fields - _SAYS_NOTHING)
-
-    def begin(self) -> None:
-        """Make the folder of the results and take the stamp."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _ = self.stamp
 
     @cached_property
     def stamp(self) -> dict[str, str | None]:
