@@ -24,6 +24,7 @@ from datasets import (
     concatenate_datasets,
     disable_progress_bars,
     load_dataset,
+    load_dataset_builder,
 )
 from datasets.exceptions import DatasetGenerationError
 
@@ -250,7 +251,8 @@ def _read_tables(path: Path, *columns: str) -> DatasetDict:
         raise ValueError(f"{path} cannot be read; known are {', '.join(_READERS)}")
     try:
         if path.is_dir():
-            options = _CSV if any(path.rglob("*.[ct]sv*")) else {}
+            reader = load_dataset_builder(str(path)).config  # follows from most of its files
+            options = _CSV if hasattr(reader, "keep_default_na") else {}
             tables = load_dataset(str(path), **options)
         else:
             reader, options = _READERS[ending]

@@ -171,6 +171,14 @@ def test_few_keep_their_label_and_the_others_are_text_alone(tmp_path):
     assert more["labelled"]["sentence"][:60] == draws[0]["labelled"]["sentence"][:]
 
 
+def test_notes_beside_parquet_files_do_not_stand_in_their_way(tmp_path):
+    write_csv(tmp_path / "notes.csv", [("a note", 1)])
+    for split in ("train", "test"):
+        frame = pd.DataFrame(some(5, split), columns=["sentence", "label"])
+        frame.to_parquet(tmp_path / f"{split}.parquet")
+    assert load_labelled(tmp_path) == {name: some(5, name) for name in ("train", "test")}
+
+
 @pytest.mark.parametrize(
     ("named", "classes"),
     [(["null", "bad", "so-so"], ("bad", "null", "so-so")), ([5, 4, 3, 2, 1], tuple("12345"))],
