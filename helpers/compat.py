@@ -4,7 +4,7 @@
 
 3.7.1 is the last release that quantizes ONNX files and that trains under callbacks. It was written
 for the packages of its time, and two of the things it imports are gone. Each is put back here in
-terms of what took its place, only where it is missing, before neural-compressor is imported:
+terms of what took its place, before neural-compressor is imported:
 
 - `onnx.mapping`, removed in onnx 1.19: two tables between the element types of NumPy and ONNX,
   built from `onnx.helper`;

@@ -115,9 +115,8 @@ def test_every_picture_is_described(notebook):
         assert len(alt) > 40 and (NOTEBOOKS / file).exists(), file
 
 
-def test_a_lesson_of_the_main_line_is_lean(path, notebook):
-    if path.name[:2] not in MAIN_LINE:
-        return
+@pytest.mark.parametrize("path", PATHS[: len(MAIN_LINE)], ids=lambda path: path.stem)
+def test_a_lesson_of_the_main_line_is_lean(notebook):
     cells, text = code_cells(notebook), "\n".join(prose(notebook))
     lines = [len(cell.source.splitlines()) for cell in cells]
     body = ast.parse(cells[1].source).body
