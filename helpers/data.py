@@ -121,6 +121,11 @@ def training_sentences(data: DatasetDict) -> Dataset:
     return concatenate_datasets([data["labelled"].select_columns("sentence"), data["unlabelled"]])
 
 
+def first_rows(data: Dataset, count: int) -> Dataset:
+    """The first `count` rows; all where `count` is 0, or where there are fewer."""
+    return data.take(min(count or len(data), len(data)))
+
+
 def _without_leaks(splits: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """Leave out of training what is held out, and out of dev what is in test."""
     kept, held_out = {}, set()
@@ -216,7 +221,7 @@ def load_transfer(data: DatasetDict, settings: "Section", locate: Callable[[str]
         more = load_text(locate(settings.source), stored_scores=stored).filter(
             lambda batch: [normalised(s) not in held_out for s in batch["sentence"]], batched=True
         )
-        parts.append(more.take(min(settings.sentences or len(more), len(more))))
+        parts.append(first_rows(more, settings.sentences))
     return concatenate_datasets(parts)
 
 

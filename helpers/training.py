@@ -52,7 +52,6 @@ FROM_FOLDER = {
     "weights_only": True,
     "trust_remote_code": False,
 }
-_COMPILED_FROM = 5e10  # parameters x sentences from which compiling for a prediction pays
 _BLOCK = 8192  # sentences whose scores are kept together
 
 
@@ -365,20 +364,18 @@ def predict_logits(
 ) -> np.ndarray:
     """Logits (n, classes) of a PyTorch classifier, in the dataset's order.
 
-    In FP32 on the device the model lies on; a large model on many sentences runs on a CPU through
-    OpenVINO, equal within 1e-3. `quick` is for large transfer sets: on the fastest device, in BF16
-    where that has it, on a CPU through OpenVINO. Several processes share the sentences out, and
-    each gets all the logits. In the folder `keep`, one for this model and these sentences alone,
-    they are stored on the way, so that a run that was killed goes on. A transfer set that came
-    with scores, in a column `prediction`, has them already.
+    In FP32 on the device the model lies on. `quick` is for large models and transfer sets: on the
+    fastest device, in BF16 where that has it, on a CPU through OpenVINO. Several processes share
+    the sentences out, and each gets all the logits. In the folder `keep`, one for this model and
+    these sentences alone, they are stored on the way, so that a run that was killed goes on. A
+    transfer set that came with scores, in a column `prediction`, has them already.
     """
     if quick and "prediction" in dataset.column_names:
         return np.array(dataset["prediction"], dtype=np.float32)
     model, state = without_autocast(model).eval(), PartialState()
     device = state.device if quick else model.device
     half = quick and has_bf16(device.type)
-    large = model.num_parameters() * len(dataset) > _COMPILED_FROM
-    compiled = device.type == "cpu" and (quick or large)
+    compiled = quick and device.type == "cpu"
     run = _compiled(model, half) if compiled else _on_device(model.to(device), half)
     blocks = []
     for start in range(0, len(dataset), _BLOCK):

@@ -118,7 +118,7 @@ def tfidf_row(labelled: "Dataset") -> Variant:
 def pytorch_baseline(profile: "Profile") -> tuple[Any, str]:
     """What the baseline on PyTorch is loaded from, and the name of its predictions, if any."""
     if profile.baseline.weights == "teacher":
-        return "teacher", "teacher"
+        return "teacher", "baseline_onnx"  # FP32; the teacher's own may be in BF16
     return profile.baseline.architecture, ""
 
 

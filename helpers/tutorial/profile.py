@@ -39,7 +39,7 @@ _LIMITS = {
     r"agreement|top_p": {"ge": 0, "le": 1},
     r"learning_rates?|temperature": {"gt": 0},
     r"seed|labels|threads|epochs|checkpoints|copies|frozen_layers": {"ge": 0},
-    r"data\.\w+_sentences|(transfer|compression|pretraining)\.sentences": {"ge": 0},
+    r"data\.\w+_sentences|(transfer|distillation|compression|pretraining)\.sentences": {"ge": 0},
     r"max_length": {"ge": 8, "le": 512},  # BERT has 512 positions
     r"starts": {"ge": 2},  # one has no interval
 }
