@@ -20,6 +20,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from helpers import plots
+from helpers.bench.rounds import QUIET
 from helpers.tutorial import report
 from helpers.tutorial.profile import DEFAULT, ROOT, load_profile
 from helpers.tutorial.run import DEEPER, MAIN_LINE, is_fresh, read_times
@@ -89,7 +90,12 @@ def add_results(source: Path, folder: Path) -> Path:
             row["name"]: row["latency_ms"]
             for row in report.padded_rows(results, machine.threads[0])
         }
-        fast = results["headline"]
+        fast, protocol = results["headline"], results["protocol"]
+        settings = load_profile(DEFAULT).benchmark.model_dump()
+        if machine.threads[0] != 1 or settings != {name: protocol[name] for name in settings}:
+            raise ValueError("it was not run with the default settings of the benchmark")
+        if max(protocol["others_used"].values()) >= QUIET:
+            raise ValueError("other programs used the machine meanwhile")
         for name in (results["baselines"]["pytorch"], fast, fast.replace("INT8", "FP32")):
             1 / float(rows[name]["typical"])
     except ValidationError as error:

@@ -4,6 +4,8 @@ The modules of this folder are what lessons import; `helpers.bench` measures lat
 `helpers.tutorial` runs the tutorial itself, and only this file opens it to a notebook.
 """
 
+from __future__ import annotations  # set-up reads this file in whatever Python there is
+
 import inspect
 import json
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ class Lesson:
         self._step, self.profile = step, step.profile
         self.saving, self.resumable = step.saving, step.resumable  # see `Step`
 
-    def data(self, *, labels: int | None = None, seed: int = 0) -> "DatasetDict":
+    def data(self, *, labels: int | None = None, seed: int = 0) -> DatasetDict:
         """The sentences: splits `labelled`, `unlabelled`, `dev` and `test`, see `load_data`."""
         from helpers.data import load_data
 
@@ -40,7 +42,7 @@ class Lesson:
         """Where a result called `name` lies."""
         return self._step.folder / name
 
-    def show(self, figure: "Figure", name: str, alt: str = "") -> None:
+    def show(self, figure: Figure, name: str, alt: str = "") -> None:
         """Show a figure with its own alt text or `alt`, and keep it as SVG and PNG."""
         from helpers.plots import show
 

@@ -143,14 +143,15 @@ def read_lines(stream) -> Iterator[str]:
 
 def read_sentences(path: Path) -> Iterator[str]:
     """Yield a file's sentences, read in pieces; PredictError where file or column is not there."""
-    kind = {".jsonl": "json", ".tsv": "csv"}.get(path.suffix, path.suffix[1:])
+    ending = path.suffix.lower()
+    kind = {".jsonl": "json", ".tsv": "csv"}.get(ending, ending[1:])
     try:
         if kind not in ("csv", "json", "parquet"):
             with path.open("rb") as stream:
                 yield from read_lines(stream)
             return
         if kind == "csv":
-            comma = "\t" if path.suffix == ".tsv" else ","
+            comma = "\t" if ending == ".tsv" else ","
             cut = csv.ParseOptions(delimiter=comma, newlines_in_values=True)
             text = csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
             kind = dataset.CsvFileFormat(cut, convert_options=text)
@@ -170,22 +171,29 @@ def classify_file(classifier: Classifier, model: Path, source: Path, target: Pat
     A part has its name once it is whole, and is kept when the work goes on. PredictError where the
     file cannot be read, or the parts are of another model or file.
     """
+    if not source.is_file():
+        raise PredictError(f"{source} is no file, which is read twice")
     total = sum(1 for _ in read_sentences(source))  # a fault shows before hours of work
     about = [model.name, model.stat().st_mtime_ns, source.name, source.stat().st_size, PART]
     made_from = {b"made from": json.dumps(about).encode()}
     target.mkdir(parents=True, exist_ok=True)
     parts = sorted(target.glob("part-*.parquet"))
-    if any(parquet.read_schema(part).metadata != made_from for part in parts):
+    ours = [part.name for part in parts] == [_part(number) for number in range(len(parts))]
+    if not ours or any(parquet.read_schema(part).metadata != made_from for part in parts):
         raise PredictError(f"{target} holds parts of another model or input: name another folder")
-    done = min(total, len(parts) * PART)
+    aside, done = target / f".writing-{os.getpid()}", min(total, len(parts) * PART)
     sentences = islice(read_sentences(source), done, None)
     with tqdm(total=total, initial=done, unit=" sentences") as bar:
         for number in range(len(parts), -(-total // PART)):
             part = list(islice(sentences, PART))
             labels, shares = zip(*classifier.classify(part, bar.update), strict=True)
             table = pa.table({"sentence": part, "label": labels, "probability": shares})
-            parquet.write_table(table.replace_schema_metadata(made_from), target / "writing")
-            (target / "writing").replace(target / f"part-{number:06}.parquet")
+            parquet.write_table(table.replace_schema_metadata(made_from), aside)
+            aside.replace(target / _part(number))
+
+
+def _part(number: int) -> str:
+    return f"part-{number:06}.parquet"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -196,6 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("input", nargs="?", type=Path, help="a file; without it, what is piped in")
     parser.add_argument("output", nargs="?", type=Path, help="a folder; without it, print")
     chosen = parser.parse_args(arguments)
+    sys.stdout.reconfigure(encoding="utf-8")
     try:
         classifier = Classifier(chosen.model, many=True)
         if chosen.output or classifier.batch == 1:
@@ -217,6 +226,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, pa.ArrowException) as error:  # a part that is damaged, a disk that is full
+        print(f"error: {chosen.output or chosen.input}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -21,21 +21,30 @@ class Labeller:
         self.classifier = Classifier(model, threads=1, many=True)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table, of any columns, with the columns `label` and `probability`."""
+        """The table, of any columns, with `label` and `probability` in place of its own."""
         column = table["sentence" if "sentence" in table.column_names else "text"].to_pylist()
         found = list(self.classifier.classify("" if text is None else str(text) for text in column))
+        table = table.drop_columns(sorted({"label", "probability"} & {*table.column_names}))
         table = table.append_column("label", pa.array([label for label, _ in found], pa.string()))
         return table.append_column("probability", pa.array([p for _, p in found], pa.float64()))
 
 
 def classify_corpus(model: Path, source: Path, target: Path, *, actor: type = Labeller) -> None:
-    """Label what `source` holds, a file or a folder of files, on every core of the cluster."""
+    """Label what `source` holds, a file or a folder of files, on every core of the cluster.
+
+    ValueError where the files are of several kinds or none that is read, or where `target` holds
+    labels already.
+    """
+    endings = {path.suffix for path in (source, *source.glob("[!._]*")) if path.is_file()}
+    if len(endings) != 1 or not endings <= {".csv", ".json", ".jsonl", ".parquet", ".txt"}:
+        raise ValueError(f"{source}: files of one kind are read, these are {sorted(endings)}")
+    if any(target.glob("*.parquet")):
+        raise ValueError(f"{target} holds labels already: name another folder")
     ray.init(ignore_reinit_error=True)  # the cluster that this machine is in, or itself alone
-    ending = next(p.suffix for p in (source, *sorted(source.glob("*"))) if p.is_file())
-    read, options = ray.data.read_text, {"drop_empty_lines": False}
-    if ending in (".csv", ".json", ".jsonl", ".parquet"):
-        read, options = getattr(ray.data, f"read_{ending[1:].removesuffix('l')}"), {}
-    pieces = read(str(source), **options).repartition(target_num_rows_per_block=PART)
+    kind = endings.pop()[1:].removesuffix("l").replace("txt", "text")
+    options = {"drop_empty_lines": False} if kind == "text" else {}
+    pieces = getattr(ray.data, f"read_{kind}")(str(source), **options)
+    pieces = pieces.repartition(target_num_rows_per_block=PART)
     # actors that reserve no core leave room to read and write, also when a machine is lost
     how = {"batch_format": "pyarrow", "num_cpus": 0, "scheduling_strategy": "SPREAD"}
     cores = int(ray.cluster_resources()["CPU"])

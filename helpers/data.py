@@ -208,14 +208,10 @@ def load_transfer(data: DatasetDict, settings: "Section", locate: Callable[[str]
     the column `prediction` has the source's own (FP32, a score for each class).
 
     Raises:
-        ValueError: the source cannot be read so, or has no scores stored, or training sentences,
-            which have none, should take part beside it.
+        ValueError: the source cannot be read so, or has no scores stored.
     """
     stored = settings.scores == "stored"
     parts = [training_sentences(data)] if settings.training_sentences else []
-    if stored and parts:
-        remedy = "transfer.training_sentences=false"
-        raise ValueError(f"training sentences have no stored scores: {remedy}")
     if settings.source:
         held_out = {normalised(s) for name in ("dev", "test") for s in data[name]["sentence"]}
         more = load_text(locate(settings.source), stored_scores=stored).filter(
@@ -240,7 +236,7 @@ def load_text(path: Path, *, stored_scores: bool = False) -> Dataset:
     tables = _read_tables(path, *wanted)
     table = tables.get("train") or next(iter(tables.values()))
     table = table.select_columns(list(wanted)).cast(Features(wanted))
-    table = table.filter(lambda batch: [bool(s.strip()) for s in batch["sentence"]], batched=True)
+    table = table.filter(lambda one: bool(_as_text(one).strip()), input_columns="sentence")
     if not len(table):
         raise ValueError(f"{path} holds no sentence")
     return table

@@ -70,7 +70,7 @@ class PairedComparison:
     def __str__(self) -> str:
         p = "p < 0.001" if self.p_value < 0.001 else f"p = {self.p_value:.3f}"
         interval = f"95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}, McNemar {p}"
-        alone = f"only the first is right {self.only_a_correct} times, only the second"
+        alone = f"only the later is right {self.only_a_correct} times, only the earlier"
         alone += f" {self.only_b_correct} times"
         return f"{100 * self.difference:+.2f} points ({interval}; {alone})"
 

@@ -385,8 +385,8 @@ def predict_logits(
             continue
         block = dataset.select(range(start, min(start + _BLOCK, len(dataset))))
         with state.split_between_processes(block) as own:
-            rows = collect_rows(run, own, tokenizer, description=description)
-        blocks.append(np.concatenate(gather_object([rows])))
+            done = [collect_rows(run, own, tokenizer, description=description)] if len(own) else []
+        blocks.append(np.concatenate(gather_object(done)))
         if stored and state.is_main_process:
             keep.mkdir(parents=True, exist_ok=True)
             np.save(aside := stored.with_name("new.npy"), blocks[-1])

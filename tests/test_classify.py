@@ -123,7 +123,7 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("ending", WRITERS)
+@pytest.mark.parametrize("ending", [*WRITERS, "CSV"])
 def test_a_corpus_keeps_its_order_in_every_format(ending, tmp_path, tiny_openvino, monkeypatch):
     monkeypatch.setattr(classify, "PART", 16)
     sentences = [*SENTENCES, "NA", "null", "12", 'he said "no"', "ünïcode, 字"] * 4
@@ -131,7 +131,7 @@ def test_a_corpus_keeps_its_order_in_every_format(ending, tmp_path, tiny_openvin
         sentences[20] = "two\nlines"
     classifier = Classifier(tiny_openvino, many=True)
     source = tmp_path / f"reviews.{ending}"
-    WRITERS[ending](pd.DataFrame({"id": range(len(sentences)), "text": sentences}), source)
+    WRITERS[ending.lower()](pd.DataFrame({"id": range(len(sentences)), "text": sentences}), source)
     classify.classify_file(classifier, tiny_openvino, source, tmp_path / "labels")
     found, expected = pd.read_parquet(tmp_path / "labels"), [*classifier.classify(sentences)]
     assert found["sentence"].tolist() == sentences
@@ -159,9 +159,14 @@ def test_a_killed_corpus_goes_on_where_it_was(tmp_path, tiny_openvino, monkeypat
     assert [part.stat().st_mtime_ns for part in parts] == before
     found = pd.read_parquet(tmp_path / "labels")
     assert found["sentence"].tolist() == sentences
+    parts[0].rename(tmp_path / "elsewhere")
+    assert classify.main(arguments) == 2
+    (tmp_path / "elsewhere").rename(parts[0])
     source.write_text("text\nanother film\n")
     assert classify.main(arguments) == 2
-    assert "parts of another model or input" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("parts of another model or input") == 2
+    assert classify.main([*arguments[:2], str(tmp_path), str(tmp_path / "more")]) == 2
+    assert "is no file, which is read twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def test_a_killed_node_costs_no_sentence_and_doubles_none(tmp_path, tiny_openvin
     monkeypatch.setattr(classify_ray, "PART", 50)
     sentences = [f"film number {number}" for number in range(2000)]
     source = tmp_path / "reviews.csv"
-    pd.DataFrame({"id": range(2000), "sentence": sentences}).to_csv(source, index=False)
+    rows = {"id": range(2000), "sentence": sentences, "label": "its own"}
+    pd.DataFrame(rows).to_csv(source, index=False)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
         doomed = cluster.add_node(num_cpus=2)

@@ -224,8 +224,8 @@ def test_a_transfer_set_adds_a_source_and_keeps_its_scores_or_not(tmp_path):
     write_csv(tmp_path / "mine.csv", some(100, "one"))
     data = load(tmp_path / "mine.csv", labels=20)
     held_out = data["test"][0]["sentence"]
-    rows = {"sentence": ["two 1", held_out.upper(), "two 2"], "label": [0, 1, 1]}
-    rows["prediction"] = [[1.5, -1.5], [0.0, 0.25], [-1.0, 1.0]]
+    rows = {"sentence": ["two 1", held_out.upper(), None, "two 2"], "label": [0, 1, 1, 1]}
+    rows["prediction"] = [[1.5, -1.5], [0.0, 0.25], [0.0, 0.0], [-1.0, 1.0]]
     Dataset.from_dict(rows).to_parquet(tmp_path / "scored.parquet")
     (tmp_path / "plain.txt").write_text("three\nfour\n")
 
@@ -237,8 +237,6 @@ def test_a_transfer_set_adds_a_source_and_keeps_its_scores_or_not(tmp_path):
     stored = transfer("scored.parquet", scores="stored")
     assert stored["sentence"][:] == ["two 1", "two 2"]
     assert stored["prediction"][:] == [[1.5, -1.5], [-1.0, 1.0]]
-    with pytest.raises(ValueError, match="training sentences have no stored scores"):
-        transfer("scored.parquet", scores="stored", training_sentences=True)
     both = transfer("scored.parquet", training_sentences=True)
     assert both["sentence"][:-2] == training_sentences(data)["sentence"][:]
     bare = transfer("scored.parquet", sentences=1)

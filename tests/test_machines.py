@@ -41,6 +41,8 @@ def test_a_machine_that_is_sent_stands_in_the_table(tmp_path):
         (lambda r: r["environment"].update(physical_cores=0), "environment.physical_cores: "),
         (lambda r: r.pop("rows"), "rows: Field required"),
         (lambda r: r.update(headline="none"), "cannot be used: KeyError"),
+        (lambda r: r["protocol"].update(block_ms=1), "not run with the default settings"),
+        (lambda r: r["protocol"].update(others_used={"1 threads, 64": 0.2}), "other programs"),
         (lambda r: r["rows"][1]["latency_ms"].update(typical="x"), "cannot be used: ValueError"),
     ],
 )

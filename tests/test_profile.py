@@ -24,11 +24,11 @@ def test_extends_changes_only_what_it_states(tmp_path):
 
 
 def test_set_changes_single_settings(monkeypatch):
-    changes = "name=trial seed=7 distillation.budgets=[5,50] pretraining.text='my text.xz'"
+    changes = r"name=7 seed=7 distillation.budgets=[5,50] pretraining.text='C:\my text.xz'"
     monkeypatch.setenv("SET", f"{changes} teacher.training.dropout=0.3")
     trial = load_profile("default")
-    assert (trial.name, trial.seed, trial.distillation.budgets) == ("trial", 7, [5, 50])
-    assert trial.pretraining.text == "my text.xz" and trial.teacher.training.dropout == 0.3
+    assert (trial.name, trial.seed, trial.distillation.budgets) == ("7", 7, [5, 50])
+    assert trial.pretraining.text == r"C:\my text.xz" and trial.teacher.training.dropout == 0.3
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,10 @@ def test_set_changes_single_settings(monkeypatch):
         ("teacher.frozen_layers=13", "frozen_layers is over"),
         ("student.architecture.hidden=250", "not a multiple of heads"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("benchmark.rounds=1", "rounds: Input should be greater than or equal to 2"),
         ("distillation.budgets=[]", "distillation.budgets"),
+        ("transfer.source=x transfer.scores=stored", "set transfer.training_sentences=false"),
+        ("transfer.training_sentences=false", "name a transfer.source"),
         ("baseline.weights=mine", "'untrained' or 'teacher'"),
         ("baseline.weights=teacher", "whose architecture differs"),
         ("pretraining.hidden_states.student_layers=[1]", "differ in length"),

@@ -195,7 +195,9 @@ def test_a_signal_leaves_nothing_half_written_and_says_how_to_resume(project, na
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
     assert f"interrupted in 01_a.ipynb ({name})" in errors
-    resume = f'python3 -m helpers.tutorial run --profile smoke --set "{os.environ["SET"]}"\n'
+    resume = (
+        f'python3 -m helpers.tutorial run --profile smoke --set "{os.environ["SET"]}" --to 01\n'
+    )
     assert resume in errors and resume in (results() / "run.log").read_text()
     assert not psutil.wait_procs(kernels, timeout=10)[1]
     left = {path.name for path in results().rglob("*") if path.is_file()}

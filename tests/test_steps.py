@@ -156,6 +156,11 @@ def test_an_unsaved_result_leaves_the_one_before_it(project):
         raise OSError("no space")
     assert step(project).fault() is None
     assert (project / "artifacts/smoke/model/weights").read_text() == "made"
+    with (
+        pytest.raises(FileNotFoundError, match="nothing was written"),
+        step(project).saving("model"),
+    ):
+        pass
     with pytest.raises(ValueError, match="is not among what the notebook says it makes"):
         step(project).saving("other").__enter__()
 
@@ -212,6 +217,11 @@ def test_a_changed_loss_does_not_go_on_from_the_checkpoints_of_the_old_one(proje
     after.mkdir(parents=True)
     make(project)
     assert not after.exists(), "nothing is left to go on with"
+    again = step(project)
+    again.resumable("teacher").mkdir(parents=True)
+    with again.saving("fast.xml") as path:  # the first result of another run
+        path.write_text("anew")
+    assert after.exists()
 
 
 def test_code_that_changes_while_a_notebook_runs_makes_its_results_stale(project):

@@ -27,9 +27,9 @@ def engine_fault(folder: Path = FOLDER) -> str | None:
     return None
 
 
-def engine_command(folder: Path = FOLDER) -> list[str | Path]:
+def engine_command() -> list[str | Path]:
     """How `WorkerProcess` starts a process of the engine."""
-    return [folder / "bin" / "python", "-I", Path(__file__).with_name("worker.py")]
+    return [FOLDER / "bin" / "python", "-I", Path(__file__).with_name("worker.py")]
 
 
 def engine_logits(

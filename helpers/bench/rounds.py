@@ -155,7 +155,7 @@ def run_benchmark(
     found = Measurements(unavailable=dict(unavailable or {}))
     for count in threads or thread_counts(settings):
         with ExitStack() as stack:
-            how = {"threads": count, "max_length": max_length, "warm_ms": 5 * settings.block_ms}
+            how = {"threads": count, "max_length": max_length, "warm_ms": 2 * settings.block_ms}
             workers = _start_workers(variants, found, stack, sentences, workloads, **how)
             for case in ((count, workload) for workload in workloads):
                 used, began = _used_by_others(), time.monotonic()

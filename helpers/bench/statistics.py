@@ -29,11 +29,12 @@ class Timings:
         return np.array([np.mean(calls) for calls in self.rounds])
 
     def summary(self) -> dict[str, float]:
-        """In ms: `typical`, the median over the rounds; of all calls percentiles, mean, spread."""
+        """In ms: `typical` and `mean` over the rounds; percentiles and spread of all calls."""
         calls = np.concatenate(self.rounds)
         p50, p90, p99 = np.percentile(calls, [50, 90, 99])
-        values = {"typical": np.median(self.round_means()), "p50": p50, "p90": p90, "p99": p99}
-        values |= {"mean": calls.mean(), "std": calls.std(ddof=1) if len(calls) > 1 else 0.0}
+        means = self.round_means()
+        values = {"typical": np.median(means), "p50": p50, "p90": p90, "p99": p99}
+        values |= {"mean": means.mean(), "std": calls.std(ddof=1) if len(calls) > 1 else 0.0}
         return {name: float(value) for name, value in values.items()}
 
 

@@ -19,6 +19,7 @@ from helpers.tutorial.setup import (
     prepare,
     prepare_engine,
     run_module,
+    run_patiently,
 )
 
 COMMANDS = {
@@ -123,12 +124,7 @@ def _again(python: Path) -> int:
     command = [str(python), "-m", "helpers.tutorial", *sys.argv[1:]]
     if os.name != "nt":
         os.execv(command[0], command)
-    with subprocess.Popen(command) as running:
-        while True:
-            try:
-                return running.wait()
-            except KeyboardInterrupt:  # it was told too, and says how to resume
-                continue
+    return run_patiently(command)
 
 
 def _notebooks(options: argparse.Namespace) -> int:
@@ -142,7 +138,10 @@ def _notebooks(options: argparse.Namespace) -> int:
             print(f"error: {options.command} has {', '.join(known)}, no {number}", file=sys.stderr)
             return 2
     numbers = [n for n in known if (first or known[0]) <= n <= (last or known[-1])]
-    return run_steps(numbers, force=bool(first), processes=options.processes)
+    if not numbers:
+        print(f"error: {last} comes before {first}", file=sys.stderr)
+        return 2
+    return run_steps(numbers, force=bool(options.first), processes=options.processes)
 
 
 def _assets(profile: str = "") -> None:

@@ -57,11 +57,11 @@ def wheelhouse(target: Path) -> None:
     Wheels are for one kind of machine and one Python: gather on each kind into the same folder.
     """
     wheels = target / "wheels"
+    profiles = [load_profile(), load_profile("smoke")]
     try:
         _copy(_tracked_files(), target)
         for arguments in package_arguments(sys.executable):
             pip_download(wheels, *arguments)
-        profiles = [load_profile(), load_profile("smoke")]
         wanted = {reference for p in profiles for reference in p.references(*MAIN).values()}
         for name in sorted(wanted & set(load_assets())):
             download_archives(load_assets()[name], wheels)

@@ -41,7 +41,7 @@ _LIMITS = {
     r"seed|labels|threads|epochs|checkpoints|copies|frozen_layers": {"ge": 0},
     r"data\.\w+_sentences|(transfer|distillation|compression|pretraining)\.sentences": {"ge": 0},
     r"max_length": {"ge": 8, "le": 512},  # BERT has 512 positions
-    r"starts": {"ge": 2},  # one has no interval
+    r"starts|\.(sweep_)?rounds": {"ge": 2},  # one has no interval
 }
 
 
@@ -69,7 +69,7 @@ class Section(BaseModel):
 class Profile(Section):
     """One profile; the settings of `default.toml` are added to these when one is loaded."""
 
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", coerce_numbers_to_str=True)]
     base: str = DEFAULT  # the file it was loaded from
     changes: str = ""  # what SET changed, as it was given
 
@@ -85,6 +85,11 @@ class Profile(Section):
         differs = self.baseline.architecture.model_dump() != shape.model_dump()
         if self.baseline.weights == "teacher" and differs:
             raise ValueError("baseline.weights is the teacher's, whose architecture differs")
+        if self.transfer.scores == "stored" and self.transfer.training_sentences:
+            remedy = "set transfer.training_sentences=false"
+            raise ValueError(f"training sentences have no stored scores: {remedy}")
+        if not (self.transfer.source or self.transfer.training_sentences):
+            raise ValueError("transfer has no sentences: name a transfer.source")
         states = self.pretraining.hidden_states
         pairs = (states.teacher_layers, states.student_layers, states.layer_weights)
         if len(set(map(len, pairs))) > 1:
@@ -156,12 +161,14 @@ def _parse_changes(changes: str) -> dict[str, Any]:
     """Read `section.key=value` pairs with blanks between them; a value is TOML, or else text."""
     parsed: dict[str, Any] = {}
     try:
-        for pair in shlex.split(changes):
+        words = shlex.shlex(changes, posix=True)
+        words.whitespace_split, words.escape, words.commenters = True, "", ""  # as in C:\\reviews
+        for pair in words:
             key, _, text = pair.partition("=")
             try:
                 change = tomllib.loads(f"{key} = {text}")
             except tomllib.TOMLDecodeError:
-                change = tomllib.loads(f"{key} = {json.dumps(text)}")
+                change = tomllib.loads(f"{key} = {json.dumps(text, ensure_ascii=False)}")
             parsed = _merged(parsed, change)
     except ValueError as error:
         raise ProfileError(f"SET: {error}; its form is section.key=value") from None

@@ -39,7 +39,7 @@ _PATIENCE_S = 20  # with a cell that was interrupted
 _SAMPLING_S = 5  # of memory: often enough to see a peak, too seldom to disturb a benchmark
 _ALONE = {"look", "single", "solution"}  # tags of cells that several processes do not run
 _STOPPED = (CellExecutionError, DeadKernelError, subprocess.CalledProcessError)
-_STOPPED += (KeyboardInterrupt, OSError)
+_STOPPED += (KeyboardInterrupt, OSError, RuntimeError)
 _SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
 
 
@@ -202,8 +202,12 @@ def _run(steps: list[Step], *, force: bool, processes: int) -> int:
             try:
                 peak = _execute(step, processes, log, console)
             except _STOPPED as error:
+                first, last = steps[0].number, steps[-1].number
+                alone = first == last and first in DEEPER
+                until = "" if alone or last in (MAIN_LINE[-1], DEEPER[-1]) else last
                 together = str(processes) if processes > 1 else ""
-                resume = run_command(steps[0].number, profile, PROCESSES=together)
+                how = {"alone": alone, "TO": until, "PROCESSES": together}
+                resume = run_command(first, profile, **how)
                 return _explain(error, step, folder / "run.log", resume)
             minutes = (time.monotonic() - began) / 60
             times[step.name] = {"minutes": round(minutes, 2), "gigabytes": round(peak, 2)}

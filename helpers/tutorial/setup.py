@@ -64,7 +64,7 @@ def prepare(*, here: bool = False) -> Path:
     _use_what_is_at_hand()
     here = here or is_ready(sys.prefix) or Path(sys.prefix) == VENV
     prefix, python = (Path(sys.prefix), Path(sys.executable)) if here else (VENV, _python_of(VENV))
-    works = _ask([python, "--version"]) is not None
+    works = _ask([python, "-m", "pip", "--version"]) is not None
     if works and is_ready(prefix):
         return python
     if not works:
@@ -171,8 +171,17 @@ def _python_through_uv(version: str) -> str | None:
 
 def run_module(name: str, *arguments: object, **environment: str) -> int:
     """Run a module of this environment at the repository's root; returns its exit status."""
-    command = [sys.executable, "-m", name, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}).returncode
+    return run_patiently([sys.executable, "-m", name, *map(str, arguments)], **environment)
+
+
+def run_patiently(command: Sequence[str], **environment: str) -> int:
+    """Run a command at the repository's root; after Ctrl-C, which it hears too, await its end."""
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) as running:
+        while True:
+            try:
+                return running.wait()
+            except KeyboardInterrupt:
+                continue
 
 
 def _use_what_is_at_hand() -> None:
@@ -207,7 +216,7 @@ def _pip_install(python: Path, *arguments: str) -> None:
     if running.returncode:
         first = next((i for i, line in enumerate(said) if line.startswith("ERROR")), -20)
         hint = "wheels/ lacks what this machine and Python need: gather it on one of its kind "
-        hint += f"({shown('wheelhouse')}), or remove wheels/ to install from the network"
+        hint += f"({shown('wheelhouse FOLDER')}), or remove wheels/ to install from the network"
         reason = hint if (ROOT / "wheels").is_dir() else "pip could not install what is needed"
         raise TutorialError("".join(said[first:]) + reason)
 

@@ -66,11 +66,13 @@ class Step:
         self.name = self.notebook.stem
         self.folder = ROOT / "artifacts" / profile.name
         self._record_path = self.folder / "steps" / f"{number}.json"
+        self._saved: set[str] = set()
         self._code = _deciding_code(self.notebook)
         self.needs, self.makes = _declared(self._code)
         known = {} if known is None else known  # each step before is built once
-        for needed in set(self.needs) - set(known):
-            known[needed] = Step(needed, profile, known)
+        for needed in self.needs:
+            if needed not in known:
+                known[needed] = Step(needed, profile, known)
         self.before = [known[needed] for needed in self.needs]
 
     @cached_property
@@ -163,6 +165,8 @@ class Step:
 
     def _keep(self, name: str, aside: Path) -> None:
         """Move what was written into its place and record it."""
+        if not (aside / name).exists():
+            raise FileNotFoundError(f"{name} was to be saved, and nothing was written")
         record = self._record()
         if record.stamp != self.stamp:  # what was made under another stamp is void
             record = Record(stamp=self.stamp)
@@ -175,7 +179,8 @@ class Step:
             made.replace(final)
         record.results[name] = digest(self.folder / name)
         self._write(record)
-        if set(self.makes) <= set(record.results):  # another run begins from the beginning
+        self._saved.add(name)
+        if set(self.makes) <= self._saved:  # another run begins from the beginning
             self.forget()
 
     def _record(self) -> Record:
@@ -189,10 +194,14 @@ class Step:
         write_whole(self._record_path, record.model_dump_json(indent=1) + "\n")
 
 
-def run_command(number: str, profile: Profile, **options: str) -> str:
-    """The command that runs a notebook with the same settings; options are such as FROM="03"."""
+def run_command(number: str, profile: Profile, *, alone: bool = False, **options: str) -> str:
+    """The command that runs a notebook with the same settings; options are such as FROM="03".
+
+    One of the deeper notebooks is run `alone`, or with the others.
+    """
     base = "" if profile.base == DEFAULT else profile.base
     command = "run" if number <= LAST_OF_MAIN else "deeper"
+    command += f" {number}" if alone else ""
     return shown(command, PROFILE=base, SET=profile.changes, **options)
 
 
