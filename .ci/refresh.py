@@ -151,9 +151,6 @@ def render(root: Path = ROOT) -> None:
     rows = report.padded_rows(results, results["environment"]["threads"][-1])
     shown = [row["name"] for row in rows if row["name"].endswith(report.SHOWN)]
     blog = pd.read_csv(root / "results" / "blog_2022.csv", comment="#").to_dict("records")
-    level = results["accuracies"]["Teacher"]
-    untrained = {"accuracy": level, "empty": True}  # what its weights could have after training
-    rows += [row | untrained for row in rows if not row["accuracy"] and row["name"] in shown]
     picture = plots.plot_frontier(rows, blog, label=shown)
     plots.save(picture, root / "results" / f"{DEFAULT}.svg")
     text = (root / "README.md").read_text(encoding="utf-8")

@@ -174,10 +174,9 @@ def plot_frontier(
 ) -> Figure:
     """Accuracy against latency, area in proportion to size: ours, and the blog's beside it.
 
-    `rows` are rows of `benchmark.json` at one thread count and length; those without an accuracy
-    are left out. Rows in `label` have colour and name, the others are grey; a row with an entry
-    `empty` is an outline. `blog` rows have `name`, `latency_ms`, `accuracy`, `size_mb`; all are
-    named, in a panel of their own.
+    `rows` are rows of `benchmark.json` at one thread count and length. Those in `label` have colour
+    and name, the others are grey; a named row without an accuracy is a dashed line. `blog` rows
+    have `name`, `latency_ms`, `accuracy`, `size_mb`; all are named, in a panel of their own.
     """
     label = [*label, *(row["name"] for row in blog)]
     panels = {"the blog, on its machine": blog, "here": rows} if blog else {"here": rows}
@@ -189,7 +188,14 @@ def plot_frontier(
         where = f"{title}: " if blog else ""
         axes.set(xlabel=f"{where}latency, batch 1 (ms); area: size")
         _draw_models(axes, points, label)
-        said.append(_in_words(f"Accuracy against latency, {title}", _models(points)))
+        words = _models(points)
+        for row in (row for row in shown if row["name"] in label and not row["accuracy"]):
+            ms, colour = row["latency_ms"]["typical"], COLOURS[row["family"]]
+            axes.axvline(ms, color=colour, linestyle="--", linewidth=1)
+            at = {"xycoords": axes.get_xaxis_transform(), "rotation": 90, "va": "center"}
+            axes.annotate(row["name"], (ms, 0.5), ha="right", fontsize=9, **at)
+            words[row["name"]] = f"{ms:.2f} ms, untrained"
+        said.append(_in_words(f"Accuracy against latency, {title}", words))
     both[0].set(ylabel=f"accuracy (%), ours with {_SURE}")
     figure.alt = " ".join(said)
     return figure
@@ -197,7 +203,7 @@ def plot_frontier(
 
 def _point(row: Mapping) -> dict:
     """A row of a benchmark, or of the blog's table, as `plot_story` has its points."""
-    point = {"name": row["name"], "megabytes": row["size_mb"] or 1, "empty": row.get("empty")}
+    point = {"name": row["name"], "megabytes": row["size_mb"] or 1}
     latency, accuracy = row["latency_ms"], row["accuracy"]
     if isinstance(latency, Mapping):
         point |= {"milliseconds": latency["typical"], "colour": COLOURS[row["family"]]}
@@ -236,8 +242,6 @@ def _draw_models(axes: Axes, points: Sequence[Mapping], named: Sequence[str]) ->
         at, area = _place(point), max(2 * point["megabytes"], 12)  # square typographic points
         colour = point.get("colour", COLOURS["student"]) if point["name"] in named else PALE
         look = {"facecolors": colour, "alpha": point.get("alpha", 0.6), "linewidths": 0}
-        if point.get("empty"):
-            look = {"facecolors": "none", "edgecolors": colour, "linestyles": "--"}
         axes.scatter(*at, s=area, **look)
         if point["name"] in named and "interval" in point:
             axes.errorbar(*at, yerr=_scaled([point["interval"]], 100)[1], color=colour, alpha=0.5)
@@ -247,7 +251,7 @@ def _draw_models(axes: Axes, points: Sequence[Mapping], named: Sequence[str]) ->
     shown = sorted((p for p in points if p["name"] in named), key=_place, reverse=True)
     if len(shown) < len(points):
         axes.scatter([], [], color=PALE, label="other rows")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower center")
     top = axes.get_xaxis_transform()  # x as in the data, y = 1 at the upper edge of the axes
     line = {"arrowstyle": "-", "color": PALE, "relpos": (0, 0), "shrinkA": 0}
     for level, point in enumerate(shown):

@@ -110,7 +110,7 @@ def headline(results: dict) -> str:
         else:
             text = (
                 f"{results['headline']} takes {took} of {html.escape(environment['cpu'])}: "
-                f"{times} times as fast as {base} timed the blog's way, "
+                f"{times} times as fast as {base} on PyTorch with autograd on, the blog's way, "
                 f"and {ort['value']:.0f} times as fast as {base} in FP32 on ONNX Runtime. "
             )
     told, form = results["distillation"], "{:+.1f} points (95 %: {:+.1f} to {:+.1f})"
