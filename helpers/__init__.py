@@ -61,18 +61,20 @@ class Lesson:
         return self.data()["dev"][0]["sentence"]
 
     def add_point(
-        self, name: str, *, accuracy: float, milliseconds: float, megabytes: float
+        self, name: str, *, accuracy, milliseconds: float, megabytes: float, family: str = "student"
     ) -> None:
         """Add a model to the picture that grows from notebook to notebook, and show it.
 
-        `accuracy` is a share of 1 on the test sentences, `megabytes` the size on disk.
+        `accuracy` on the test sentences has `value`, `low` and `high`; `megabytes` are on disk;
+        `family` is the model's colour, see `plots.COLOURS`.
         """
         from helpers.plots import plot_story
         from helpers.tutorial.steps import write_whole
 
         path = self.path("story.json")
         points = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        point = {"step": self._step.number, "name": name, "accuracy": accuracy}
+        point = {"step": self._step.number, "name": name, "family": family}
+        point |= {"accuracy": [accuracy.value, accuracy.low, accuracy.high]}
         point |= {"milliseconds": milliseconds, "megabytes": megabytes}
         points = [p for p in points if p["step"] <= point["step"] and p["name"] != name] + [point]
         write_whole(path, json.dumps(points, indent=1) + "\n")

@@ -156,16 +156,20 @@ def plot_bars(
 def plot_story(points: Sequence[Mapping]) -> Figure:
     """Accuracy against latency, area in proportion to size, of the models made so far.
 
-    `points` have `step`, `name`, `accuracy` (share of 1), `milliseconds` and `megabytes`; those of
-    steps before the last are paler.
+    `points` have `step`, `name`, `family`, `accuracy` (share of 1, with its interval),
+    `milliseconds` and `megabytes`; those of steps before the last are paler.
     """
     height = 3.2 + 0.18 * len(points)  # for the names over the axes
-    figure, axes = new_figure(height=height, ylabel="accuracy (%)")
+    figure, axes = new_figure(height=height, ylabel=f"accuracy (%), {_SURE}")
     axes.set(xlabel="latency, a quick look (ms); area: size")
     last = max(point["step"] for point in points)
-    paler = [point | {"alpha": 0.8 if point["step"] == last else 0.3} for point in points]
-    _draw_models(axes, paler, [point["name"] for point in points])
-    figure.alt = _in_words("Accuracy against latency of the models so far", _models(points))
+    drawn = []
+    for point in points:
+        interval, colour = Interval(*point["accuracy"]), COLOURS[point["family"]]
+        look = {"alpha": 0.8 if point["step"] == last else 0.3, "colour": colour}
+        drawn.append(point | {"accuracy": interval.value, "interval": interval} | look)
+    _draw_models(axes, drawn, [point["name"] for point in points])
+    figure.alt = _in_words("Accuracy against latency of the models so far", _models(drawn))
     return figure
 
 
@@ -202,7 +206,7 @@ def plot_frontier(
 
 
 def _point(row: Mapping) -> dict:
-    """A row of a benchmark, or of the blog's table, as `plot_story` has its points."""
+    """A row of a benchmark, or of the blog's table, as `_draw_models` takes it."""
     point = {"name": row["name"], "megabytes": row["size_mb"] or 1}
     latency, accuracy = row["latency_ms"], row["accuracy"]
     if isinstance(latency, Mapping):
@@ -240,7 +244,7 @@ def _draw_models(axes: Axes, points: Sequence[Mapping], named: Sequence[str]) ->
     """
     for point in points:
         at, area = _place(point), max(2 * point["megabytes"], 12)  # square typographic points
-        colour = point.get("colour", COLOURS["student"]) if point["name"] in named else PALE
+        colour = point["colour"] if point["name"] in named else PALE
         look = {"facecolors": colour, "alpha": point.get("alpha", 0.6), "linewidths": 0}
         axes.scatter(*at, s=area, **look)
         if point["name"] in named and "interval" in point:
