@@ -162,7 +162,7 @@ def _parse_changes(changes: str) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     try:
         words = shlex.shlex(changes, posix=True)
-        words.whitespace_split, words.escape, words.commenters = True, "", ""  # as in C:\\reviews
+        words.whitespace_split, words.escape, words.commenters = True, "", ""  # as in C:\reviews
         for pair in words:
             key, _, text = pair.partition("=")
             try:

@@ -64,10 +64,9 @@ def prepare(*, here: bool = False) -> Path:
     _use_what_is_at_hand()
     here = here or is_ready(sys.prefix) or Path(sys.prefix) == VENV
     prefix, python = (Path(sys.prefix), Path(sys.executable)) if here else (VENV, _python_of(VENV))
-    works = _ask([python, "-m", "pip", "--version"]) is not None
-    if works and is_ready(prefix):
+    if is_ready(prefix) and _ask([python, "--version"]) is not None:
         return python
-    if not works:
+    if not here and _ask([python, "-m", "pip", "--version"]) is None:  # or it was left half-made
         base = find_python(named=os.environ.get("PYTHON", ""))
         print(f"set-up 1 of 4: .venv with {base}", flush=True)
         _make_venv(base, VENV)
