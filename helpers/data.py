@@ -236,7 +236,9 @@ def load_text(path: Path, *, stored_scores: bool = False) -> Dataset:
     tables = _read_tables(path, *wanted)
     table = tables.get("train") or next(iter(tables.values()))
     table = table.select_columns(list(wanted)).cast(Features(wanted))
-    table = table.filter(lambda one: bool(_as_text(one).strip()), input_columns="sentence")
+    table = table.filter(
+        lambda batch: [bool(_as_text(s).strip()) for s in batch["sentence"]], batched=True
+    )
     if not len(table):
         raise ValueError(f"{path} holds no sentence")
     return table

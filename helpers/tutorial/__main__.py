@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -112,7 +111,7 @@ def _dispatch(options: argparse.Namespace) -> int | None:
 
         return export(options.target.absolute(), repository=options.push, agreed=options.yes)
     if command == "results":
-        return subprocess.call([sys.executable, ".ci/refresh.py", "--add", str(options.file)])
+        return run_patiently([sys.executable, ".ci/refresh.py", "--add", str(options.file)])
     _assets()
     if command == "lab":
         return run_module("jupyterlab", "--LabApp.default_url=/lab/tree/notebooks")
